@@ -1,0 +1,3 @@
+"""Training objectives, registered with fairseq."""
+
+from . import utterance_frame  # noqa: F401

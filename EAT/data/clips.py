@@ -1,0 +1,115 @@
+"""Clips of a manifest as a data set of batches: read, cropped, and turned into filterbanks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..audio import read_audio
+from ..errors import ConfigError, DataError
+from ..front_end import FrontEnd
+from .manifest import Manifest
+
+CROPS = ("start", "random")
+FRONT_ENDS = ("device", "workers")
+
+
+class ClipDataset(Dataset):
+    """Reads clips; a clip that cannot be read becomes an entry in its batch's ``skipped``, never an exception.
+
+    Args:
+        manifest: which clips.
+        front_end: length and normalisation.
+        crop: what to keep of a clip longer than that: its ``start``, or a ``random`` part that follows from
+            (seed, epoch, clip).
+        where: where filterbanks are computed: by the ``workers``, or by whoever trains, batched on the ``device``,
+            which leaves decoding and resampling alone to the workers.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        front_end: FrontEnd,
+        crop: str = "start",
+        where: str = "device",
+        seed: int = 1,
+    ) -> None:
+        if crop not in CROPS:
+            raise ConfigError(f"task.crop is {crop!r}; it must be one of {', '.join(CROPS)}.")
+        if where not in FRONT_ENDS:
+            raise ConfigError(f"task.front_end is {where!r}; it must be one of {', '.join(FRONT_ENDS)}.")
+        self.manifest = manifest
+        self.front_end = front_end
+        self.crop = crop
+        self.where = where
+        self.seed = seed
+        # In shared memory, so that worker processes that live from epoch to epoch see it change.
+        self._epoch = torch.ones((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose random choices are made now."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the random choices of ``epoch`` from now on, in worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def rng(self, index: int, stream: int) -> np.random.Generator:
+        """Random numbers that follow from (seed, epoch, clip, stream) alone."""
+        return np.random.default_rng((self.seed, self.epoch, index, stream))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``{index, waveform (samples,)}`` of one clip, or ``{index, error}``."""
+        index = int(index)
+        position = self.rng(index, stream=0).random() if self.crop == "random" else 0.0
+        try:
+            waveform = read_audio(self.manifest.source(index), self.front_end.samples, position)
+        except DataError as error:
+            return {"index": index, "error": str(error)}
+        return {"index": index, "waveform": waveform}
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Join clips into a batch.
+
+        Returns:
+            ``clips``: their numbers; ``epoch``; ``skipped``: a (number, reason) for each clip that could not be read;
+            and, unless all were skipped, either ``filterbank`` (B, 1, target_length, 128), or ``waveforms``
+            (B, samples) and ``lengths`` (B,) for :func:`batch_filterbank`.
+        """
+        skipped = [(item["index"], item["error"]) for item in items if "error" in item]
+        items = [item for item in items if "error" not in item]
+        batch: dict[str, Any] = {
+            "clips": [item["index"] for item in items],
+            "epoch": self.epoch,
+            "skipped": skipped,
+        }
+        if items:
+            lengths = torch.tensor([len(item["waveform"]) for item in items])
+            waveforms = torch.zeros(len(items), int(lengths.max()))
+            for row, item in zip(waveforms, items, strict=True):
+                row[: len(item["waveform"])] = item["waveform"]
+            if self.where == "workers":
+                batch["filterbank"] = self.front_end(waveforms, lengths)
+            else:
+                # As integers, because trainers convert every float tensor of a batch to half precision on its way to
+                # the device, and a waveform must not be.
+                batch["waveforms"], batch["lengths"] = waveforms.view(torch.int32), lengths
+        return batch
+
+
+def batch_filterbank(batch: dict[str, Any], front_end: FrontEnd) -> Tensor:
+    """The filterbank of a batch from :meth:`ClipDataset.collate`, on its device: (B, 1, target_length, 128)."""
+    if "filterbank" in batch:
+        return batch["filterbank"]
+    with torch.no_grad():
+        return front_end(batch["waveforms"].view(torch.float32), batch["lengths"])

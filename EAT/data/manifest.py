@@ -1,0 +1,101 @@
+"""Manifests: a root folder, then one clip a line.
+
+``{split}.tsv``: the root folder on the first line, then ``relative/path<TAB>samples``. Two million lines stay a few
+bytes each: the file's bytes are kept as they are with an index of line starts, which worker processes share.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+
+
+class Manifest:
+    """The clips of one split, in the order of the file.
+
+    Args:
+        path: the ``.tsv`` file.
+
+    Raises:
+        DataError: for a file that is missing, empty, or not a manifest.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = str(path)
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"the manifest {path} cannot be read ({error.strerror}); "
+                "write one with 'python -m EAT.prepare folder AUDIO_FOLDER DATA_FOLDER'."
+            ) from None
+        header, _, body = content.partition(b"\n")
+        self.root = self._resolve_root(header)
+        if body and not body.endswith(b"\n"):
+            body += b"\n"
+        self._bytes = np.frombuffer(body, dtype=np.uint8)
+        ends = np.flatnonzero(self._bytes == ord("\n"))
+        starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+        filled = ends > starts
+        self._starts, self._ends = starts[filled], ends[filled]
+        if not len(self):
+            raise DataError(f"the manifest {path} lists no clips after its first line, the root folder.")
+        tabs = np.concatenate([[0], np.cumsum(self._bytes == ord("\t"))])
+        untabbed = np.flatnonzero(tabs[self._ends] == tabs[self._starts])
+        if len(untabbed):
+            line = self._line(int(untabbed[0]))
+            raise DataError(
+                f"the manifest {path} has a line without a tab, {line[:80]!r}; "
+                "each must be relative/path<TAB>number of samples."
+            )
+
+    def _resolve_root(self, header: bytes) -> str:
+        text = header.decode("utf-8", "replace").strip("\r")
+        if not text or "\t" in text:
+            raise DataError(f"the first line of the manifest {self.path} must be the clips' root folder.")
+        root = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(self.path)), text))
+        if not os.path.isdir(root):
+            raise DataError(
+                f"the root folder {text!r} in the first line of the manifest {self.path} does not exist; "
+                "correct that line (a relative folder is looked for beside the manifest)."
+            )
+        return root
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def _line(self, index: int) -> str:
+        return self._bytes[self._starts[index] : self._ends[index]].tobytes().decode("utf-8", "replace").rstrip("\r")
+
+    def name(self, index: int) -> str:
+        """The clip's path as the manifest has it, relative to the root."""
+        return self._line(index).rsplit("\t", 1)[0]
+
+    def samples(self, index: int) -> int:
+        """The clip's length as the manifest has it, in samples at the file's own rate.
+
+        Raises:
+            DataError: where that is not a number.
+        """
+        text = self._line(index).rsplit("\t", 1)[1]
+        try:
+            return int(text)
+        except ValueError:
+            raise DataError(
+                f"the manifest {self.path} says {text!r} where {self.name(index)} has its length."
+            ) from None
+
+    def source(self, index: int) -> str:
+        """The address of the clip for :func:`EAT.audio.read_audio`.
+
+        Raises:
+            DataError: for a path that leaves the root folder.
+        """
+        name = self.name(index)
+        if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+            raise DataError(f"{name} in the manifest {self.path} leaves the root folder {self.root}.")
+        return os.path.join(self.root, name)

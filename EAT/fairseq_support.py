@@ -1,0 +1,93 @@
+"""What the fairseq layer shares: errors as one sentence, a short start-up log, and quiet third parties."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from .errors import EATError
+
+logger = logging.getLogger("EAT")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def reports_user_errors(function: Function) -> Function:
+    """Turn an EATError raised by ``function`` into one logged sentence and exit status 1, without a traceback.
+
+    SystemExit also keeps fairseq's trainer from writing a ``crash.pt`` for what is no crash.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except EATError as error:
+            logger.error(str(error))
+            raise SystemExit(1) from None
+
+    return wrapper  # type: ignore[return-value]
+
+
+class _StartUpFilter(logging.Filter):
+    """Drops the dumps of configuration and model, and fairseq's own bookkeeping, that bury what matters at start-up."""
+
+    DROPPED = (
+        "task: ",
+        "model: ",
+        "criterion: ",
+        "num. shared model params",
+        "num. expert model params",
+        "training on ",
+        "max tokens per device",
+        "Preparing to load checkpoint",
+        "No existing checkpoint found",
+        "loading train data for epoch",
+        "can_reuse_epoch_itr",
+        "reuse_dataloader",
+        "rebuild_batches",
+        "batches will be rebuilt",
+        "creating new batches",
+        "begin training epoch",
+        "Start iterating over samples",
+        "NOTE: your device may support",
+        "Preparing to save checkpoint",
+        "Saving checkpoint to",
+        "Finished saving checkpoint",
+    )
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not isinstance(record.msg, str):
+            return False  # the whole configuration, or the whole model
+        return not record.getMessage().startswith(self.DROPPED)
+
+
+def quiet_start_up() -> None:
+    """Keep third parties' start-up chatter and deprecation warnings out of the log. Warnings about data stay."""
+    for name in ("fairseq_cli.train", "fairseq.trainer", "fairseq.tasks.fairseq_task", "fairseq.checkpoint_utils"):
+        other = logging.getLogger(name)
+        if not any(isinstance(f, _StartUpFilter) for f in other.filters):
+            other.addFilter(_StartUpFilter())
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    # fairseq pins memory whether or not there is a device to copy to.
+    warnings.filterwarnings("ignore", message=".*'pin_memory' argument is set as true but no accelerator.*")
+
+
+def describe_device() -> str:
+    """The device that training runs on, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def unwrap(model: Any) -> Any:
+    """The model inside whatever data-parallel wrappers surround it."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model

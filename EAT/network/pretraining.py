@@ -1,0 +1,137 @@
+"""EAT's pre-training in one place, in the order of the paper: mask, encode, decode, compare with the teacher.
+
+Blocks know nothing of training and losses nothing of blocks; this module knows both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..config import PretrainingConfig, check_target_length
+from ..masking import Masks, inverse_block_masks
+from . import objective
+from .decoder import ConvDecoder
+from .encoder import Encoder
+from .teacher import Teacher
+
+TEACHER_PREFIX = "teacher."
+
+
+class PretrainingOutput(NamedTuple):
+    """The two terms of the objective, unweighted, and what one watches beside them; all scalars on the device."""
+
+    frame_loss: Tensor
+    """Mean of e(prediction, target) over masked patches."""
+    utterance_loss: Tensor
+    """Mean of e(CLS, utterance target) over clones."""
+    prediction_deviation: Tensor
+    target_deviation: Tensor
+    masked_share: float
+    """Masked patches as a share of all."""
+
+
+class Pretraining(nn.Module):
+    """Student encoder, decoder and moving-average teacher.
+
+    In ``state_dict`` the teacher appears as ``teacher.*``, always float32; it is neither a parameter nor a submodule.
+    """
+
+    def __init__(self, config: PretrainingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.decoder = ConvDecoder(config.encoder.embed_dim, config.decoder)
+        self.teacher = Teacher(self.encoder, config.teacher)
+
+    def forward(
+        self, filterbank: Tensor, clips: Sequence[int], *, seed: int, epoch: int, masks: Masks | None = None
+    ) -> PretrainingOutput:
+        """Compute the objective's terms for a batch.
+
+        Args:
+            filterbank: (B, 1, frames, 128) normalised, frames a multiple of 16; any float type.
+            clips: B numbers that identify the clips (on the host); from them, ``seed`` and ``epoch`` the masks and
+                the decoder's noise follow.
+            seed: of the run.
+            epoch: of the run.
+            masks: use these instead of drawing them.
+        """
+        time_patches = check_target_length(filterbank.shape[2], "the filterbank's length")
+        device = filterbank.device
+        filterbank = filterbank.to(self.encoder.cls_token.dtype)
+        if masks is None:
+            masks = inverse_block_masks(
+                self.config.mask,
+                time_patches,
+                torch.tensor(clips, device=device),
+                self.config.clones,
+                seed=seed,
+                epoch=epoch,
+            )
+        targets = self.teacher.targets(filterbank)  # (B, N, D)
+        tokens = self.encoder(filterbank, visible=masks.visible).tokens  # (B * M, 1 + K, D)
+        masked = masks.masked.flatten(0, 1)  # (B * M, N - K)
+        noise = noise_generator(device, seed, epoch, clips) if self.decoder.noise_std else None
+        predictions = self.decoder(tokens[:, 1:], masks.visible.flatten(0, 1), masked, noise)  # (B * M, N - K, D)
+
+        clones, patches = masks.masked.shape[1], targets.shape[1]
+        rows = masked + torch.arange(len(targets), device=masked.device).repeat_interleave(clones)[:, None] * patches
+        masked_targets = targets.flatten(0, 1).index_select(0, rows.flatten()).view_as(predictions)
+        prediction_deviation, target_deviation = objective.deviations(predictions, masked_targets)
+        return PretrainingOutput(
+            frame_loss=objective.frame_loss(predictions, masked_targets),
+            utterance_loss=objective.utterance_loss(tokens[:, 0], targets),
+            prediction_deviation=prediction_deviation,
+            target_deviation=target_deviation,
+            masked_share=masked.shape[1] / patches,
+        )
+
+    def update_teacher(self, update: int, masters: dict[str, Tensor] | None = None) -> float:
+        """Move the teacher after optimiser update number ``update`` (from 1); returns the decay used.
+
+        Args:
+            update: number of the optimiser update just made.
+            masters: float32 student parameters by name, where the optimiser keeps them apart from the model's own.
+        """
+        student = masters if masters is not None else dict(self.named_parameters())
+        prefix = "encoder."
+        return self.teacher.update(
+            {name[len(prefix) :]: value for name, value in student.items() if name.startswith(prefix)}, update
+        )
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self.teacher.follow(self.encoder)
+        return self
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, value in self.teacher.state_dict().items():
+            destination[prefix + TEACHER_PREFIX + name] = value
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):  # type: ignore[no-untyped-def]
+        own = self.teacher.state_dict()
+        start = prefix + TEACHER_PREFIX
+        given = {key[len(start) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(start)}
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        missing += [start + name for name in own if name not in given]
+        unexpected += [start + name for name in given if name not in own]
+        wrong = [name for name, value in given.items() if name in own and value.shape != own[name].shape]
+        errors += [f"size mismatch for {start}{name}" for name in wrong]
+        if set(given) == set(own) and not wrong:
+            self.teacher.load_state_dict(given)
+
+
+def noise_generator(device: torch.device, seed: int, epoch: int, clips: Sequence[int]) -> torch.Generator:
+    """The source of the decoder's noise for a batch.
+
+    It follows from (seed, epoch, clips), as masks do, so that neither a resumed run nor the number of devices that
+    the batches are spread over changes it.
+    """
+    digest = hashlib.blake2b(repr((seed, epoch, list(clips))).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)

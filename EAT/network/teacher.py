@@ -1,0 +1,80 @@
+"""The teacher: an exponential moving average of the student's encoder (method section 5)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..config import TeacherConfig
+from .encoder import Encoder
+from .objective import teacher_targets
+
+
+class Teacher:
+    """Moving average of an encoder, kept in float32, run in the student's precision without gradients.
+
+    Deliberately no ``nn.Module``: whoever owns it would otherwise halve it with ``.half()``, count it among the
+    trained parameters, and hand it to the optimiser and to data-parallel wrappers.
+    """
+
+    def __init__(self, student: Encoder, config: TeacherConfig) -> None:
+        self.config = config
+        self.encoder = copy.deepcopy(student).requires_grad_(False).eval()
+        self.average = {name: p.detach().float() for name, p in self.encoder.named_parameters()}
+        self._tie()
+
+    def _tie(self) -> None:
+        """Where the encoder runs in float32 its parameters are the average itself; otherwise they are copies of it."""
+        for name, parameter in self.encoder.named_parameters():
+            if parameter.dtype == torch.float32:
+                parameter.data = self.average[name]
+            else:
+                parameter.data.copy_(self.average[name])
+
+    def follow(self, student: Encoder) -> None:
+        """Move to the student's device and run in its precision; the average stays float32."""
+        reference = student.cls_token
+        self.average = {name: value.to(reference.device) for name, value in self.average.items()}
+        self.encoder.to(device=reference.device, dtype=reference.dtype)
+        self._tie()
+
+    @torch.no_grad()
+    def update(self, student: Mapping[str, Tensor], update: int) -> float:
+        """Move the average towards the student after optimiser update number ``update`` (from 1).
+
+        average <- d * average + (1 - d) * student, in float32, one multi-tensor operation.
+
+        Args:
+            student: the student's encoder parameters by name; half-precision ones are widened, so pass the
+                optimiser's float32 masters where it keeps them.
+            update: number of the update just made.
+
+        Returns:
+            The decay d that was used.
+        """
+        decay = self.config.decay(update)
+        averages = list(self.average.values())
+        sources = [student[name].detach().float() for name in self.average]
+        torch._foreach_lerp_(averages, sources, 1.0 - decay)
+        if self.encoder.cls_token.dtype != torch.float32:
+            torch._foreach_copy_([p.data for p in self.encoder.parameters()], averages)
+        return decay
+
+    @torch.no_grad()
+    def targets(self, filterbank: Tensor) -> Tensor:
+        """Regression targets of unmasked clips: (B, 1, frames, 128) to (B, N, D) in float32."""
+        return teacher_targets(self.encoder(filterbank, collect_ffn=True).ffn)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The float32 average by parameter name."""
+        return {name: value.detach() for name, value in self.average.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the average. The caller has checked names and shapes."""
+        for name, value in self.average.items():
+            value.copy_(state[name])
+        self._tie()

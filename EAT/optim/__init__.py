@@ -1,0 +1,3 @@
+"""Optimiser and learning-rate schedule, registered with fairseq."""
+
+from . import adamw, warmup_cosine  # noqa: F401

@@ -1,0 +1,135 @@
+"""What tasks over clips of audio share: manifests, batches with filterbanks, skipped clips, a few log lines."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.optim.amp_optimizer import AMPOptimizer
+from fairseq.tasks import FairseqTask
+from omegaconf import II
+
+from ..data.clips import batch_filterbank
+from ..data.manifest import Manifest
+from ..data.skipping import SkipLog
+from ..errors import ConfigError
+from ..fairseq_clips import FairseqClips
+from ..fairseq_support import describe_device, reports_user_errors
+from ..front_end import FrontEnd
+
+logger = logging.getLogger("EAT")
+
+
+@dataclass
+class ClipTaskConfig(FairseqDataclass):
+    """What every task over clips of audio is told."""
+
+    data: str = field(default="", metadata={"help": "folder of the manifests {split}.tsv"})
+    target_length: int = field(
+        default=1024, metadata={"help": "filterbank frames of 10 ms that clips are padded or cut to; a multiple of 16"}
+    )
+    norm_mean: float = field(default=-4.268, metadata={"help": "mean of the training set's filterbank"})
+    norm_std: float = field(default=4.569, metadata={"help": "its standard deviation"})
+    crop: str = field(default="start", metadata={"help": "what is kept of longer clips: 'start' or 'random'"})
+    front_end: str = field(
+        default="device",
+        metadata={"help": "where filterbanks are computed: batched on the training 'device', or by the 'workers'"},
+    )
+    max_skipped: float = field(
+        default=0.01, metadata={"help": "stop when more than this share of the clips could not be read"}
+    )
+    rebuild_batches: bool = field(default=True, metadata={"help": "put clips into new batches every epoch"})
+    seed: int = II("common.seed")
+
+
+class ClipTask(FairseqTask):
+    """Loads manifests, and turns batches of clips into filterbanks on the device."""
+
+    cfg: ClipTaskConfig
+
+    @reports_user_errors
+    def __init__(self, cfg: ClipTaskConfig) -> None:
+        super().__init__(cfg)
+        self.front_end = FrontEnd(cfg.target_length, cfg.norm_mean, cfg.norm_std)
+        self.skip_logs: dict[str, SkipLog] = {}
+        if not 0.0 <= cfg.max_skipped <= 1.0:
+            raise ConfigError(f"task.max_skipped is {cfg.max_skipped}; it is a share and must lie in [0, 1].")
+
+    @reports_user_errors
+    def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
+        """Load ``{data}/{split}.tsv``. Called again on resuming; a split that is loaded already stays."""
+        if split in self.datasets:
+            return
+        if not self.cfg.data:
+            raise ConfigError("task.data is not set; give the folder that holds the manifests, task.data=FOLDER.")
+        self.datasets[split] = self.build_dataset(split, Manifest(f"{self.cfg.data}/{split}.tsv"))
+        logger.info(f"{split}: {len(self.datasets[split]):,} clips listed in {self.cfg.data}/{split}.tsv")
+
+    def build_dataset(self, split: str, manifest: Manifest) -> FairseqClips:
+        """The data set of one split."""
+        return FairseqClips(manifest, self.front_end, self.cfg.crop, self.cfg.front_end, self.cfg.seed)
+
+    @reports_user_errors
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
+        """Build the model and say how large it is."""
+        model = super().build_model(cfg, from_checkpoint)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        logger.info(f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, on {describe_device()}")
+        return model
+
+    def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A batch with its filterbank, on the device."""
+        return {**sample, "filterbank": batch_filterbank(sample, self.front_end)}
+
+    def watch_skipped(self, split: str, sample: dict[str, Any]) -> None:
+        """Log clips that could not be read, each once. Raises TrainingError when they pass ``max_skipped``."""
+        if sample["skipped"]:
+            dataset = self.datasets[split]
+            log = self.skip_logs.setdefault(split, SkipLog(len(dataset), self.cfg.max_skipped))
+            log.record(sample["skipped"])
+
+    @reports_user_errors
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
+        """Forward and backward for one batch."""
+        self.watch_skipped("train", sample)
+        model.train()
+        model.set_num_updates(update_num)
+        device_type = next(model.parameters()).device.type
+        with torch.autocast(device_type, enabled=isinstance(optimizer, AMPOptimizer)):
+            loss, sample_size, logging_output = criterion(model, self.prepare_batch(sample))
+        if ignore_grad:
+            loss = loss * 0
+        optimizer.backward(loss)
+        return loss, sample_size, logging_output
+
+    @reports_user_errors
+    def valid_step(
+        self, sample: dict[str, Any], model: Any, criterion: Any
+    ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
+        """Forward for one batch."""
+        model.eval()
+        with torch.no_grad():
+            return criterion(model, self.prepare_batch(sample))
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Log clips per second beside what the criterion logs."""
+        clips = sum(log.get("nsentences", 0) for log in logging_outputs)
+        metrics.log_speed("clips_per_s", clips, priority=90, round=2)
+        metrics.log_scalar("bsz", clips, priority=190, round=1)
+        criterion.__class__.reduce_metrics(logging_outputs)
+
+    def max_positions(self) -> None:
+        """Clips are cut to ``target_length``; none is too long."""
+        return None

@@ -1,0 +1,38 @@
+"""The task ``eat_pretraining``: unlabelled clips of a manifest, and the teacher's update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fairseq.optim.fp16_optimizer import FP16Optimizer
+from fairseq.tasks import register_task
+
+from ..fairseq_support import unwrap
+from .clip_task import ClipTask, ClipTaskConfig
+
+
+@dataclass
+class EATPretrainingConfig(ClipTaskConfig):
+    """Settings of the task ``eat_pretraining``."""
+
+
+@register_task("eat_pretraining", dataclass=EATPretrainingConfig)
+class EATPretrainingTask(ClipTask):
+    """Self-supervised pre-training."""
+
+    def optimizer_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
+        """Update the student, then the teacher: once per optimiser update, never after a skipped one."""
+        optimizer.step()
+        core = unwrap(model)
+        masters = None
+        if isinstance(optimizer, FP16Optimizer):
+            # The student's float32 parameters live in the optimiser; the teacher averages those.
+            names = {id(p): name for name, p in core.named_parameters()}
+            masters = {
+                names[id(half)]: master
+                for half, master in zip(optimizer.fp16_params, optimizer.fp32_params, strict=True)
+                if id(half) in names
+            }
+        core.update_teacher(update_num + 1, masters)

@@ -1,0 +1,33 @@
+"""Installation: ``pip install .`` for features and predictions, ``pip install '.[train]'`` for training."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "EAT" / "__init__.py").read_text()).group(1)
+
+EXTRAS = {
+    "train": ["ve-fairseq==0.12.3", "hydra-core>=1.3.2,<1.4", "omegaconf>=2.3,<2.4", "tensorboard>=2.15"],
+    "evaluate": ["scikit-learn>=1.4", "matplotlib>=3.8"],
+    "plot": ["matplotlib>=3.8"],
+    "hdf5": ["h5py>=3.10"],
+    "huggingface": ["safetensors>=0.4"],
+    "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
+    "slurm": ["hydra-submitit-launcher>=1.2"],
+}
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+
+setup(
+    name="eat-audio",
+    version=VERSION,
+    description="The Efficient Audio Transformer: self-supervised pre-training on audio, features and labels from it",
+    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["EAT", "EAT.*"]),
+    python_requires=">=3.11,<3.13",
+    install_requires=["torch>=2.6", "numpy>=1.26", "soundfile>=0.12.1", "tqdm>=4.60"],
+    extras_require=EXTRAS,
+)

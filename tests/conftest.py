@@ -1,0 +1,49 @@
+"""What the tests share: the conformance data, the real clips, and torchaudio as a reference."""
+
+import importlib
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFORMANCE = ROOT / "tests" / "conformance"
+CLIPS = ROOT / "data" / "clips"
+
+
+def import_torchaudio() -> types.ModuleType:
+    """torchaudio, also where its native extension does not fit the installed torch.
+
+    PyPI's wheels are built for CUDA; beside a CPU-only torch the extension cannot be loaded, although all that the
+    tests compare with is plain PyTorch. Only in that case a stand-in takes the extension's place.
+    """
+    try:
+        return importlib.import_module("torchaudio")
+    except OSError:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+            del sys.modules[name]
+        extension = types.ModuleType("torchaudio._extension")
+        extension._IS_TORCHAUDIO_EXT_AVAILABLE = False
+        extension._IS_ALIGN_AVAILABLE = False
+        extension.fail_if_no_align = lambda function: function
+        sys.modules["torchaudio._extension"] = extension
+        return importlib.import_module("torchaudio")
+
+
+@pytest.fixture(scope="session")
+def torchaudio() -> types.ModuleType:
+    module = import_torchaudio()
+    for name in ("compliance.kaldi", "functional", "transforms"):
+        importlib.import_module(f"torchaudio.{name}")
+    return module
+
+
+@pytest.fixture(scope="session")
+def conformance() -> Path:
+    return CONFORMANCE
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[Path]:
+    return sorted(CLIPS.glob("*.flac"))
