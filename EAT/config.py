@@ -150,6 +150,26 @@ class PretrainingConfig:
         return asdict(self)
 
 
+POOLINGS = ("cls", "mean", "linear_softmax")
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """An encoder with a classification head."""
+
+    num_classes: int
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    pooling: str = "cls"
+    head_norm_eps: float = 1e-6
+    """Epsilon of the head's LayerNorm; published Hugging Face files were made with 1e-5."""
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ConfigError(f"num_classes is {self.num_classes}; it must be at least 1.")
+        if self.pooling not in POOLINGS:
+            raise ConfigError(f"pooling is {self.pooling!r}; it must be one of {', '.join(POOLINGS)}.")
+
+
 def check_target_length(target_length: int, what: str = "target_length") -> int:
     """Return the number of time patches of ``target_length`` frames.
 
