@@ -1,0 +1,36 @@
+"""Writing files so that nothing is ever half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import DataError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that takes ``path``'s place when the block ends well, and vanishes when it does not.
+
+    Args:
+        path: the file to write; its folder is made where it is missing.
+        mode: ``"w"`` for UTF-8 text whose line ends are kept as they are written, ``"wb"`` for bytes.
+
+    Raises:
+        DataError: where the folder or the file cannot be written.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "surrogateescape"}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, mode, **text) as handle:  # type: ignore[call-overload]
+            yield handle
+        os.replace(partial, target)
+    except OSError as error:
+        raise DataError(f"{target} cannot be written ({error.strerror or error}).") from None
+    finally:
+        partial.unlink(missing_ok=True)
