@@ -1,0 +1,66 @@
+"""Names of the same tensors in the published layouts and in this package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+PUBLISHED_ENCODER = {
+    "cls_token": "modality_encoders.IMAGE.extra_tokens",
+    "patches.projection.weight": "modality_encoders.IMAGE.local_encoder.proj.weight",
+    "patches.projection.bias": "modality_encoders.IMAGE.local_encoder.proj.bias",
+    "positions.table": "modality_encoders.IMAGE.fixed_positional_encoder.positions",
+    "norm.weight": "modality_encoders.IMAGE.context_encoder.norm.weight",
+    "norm.bias": "modality_encoders.IMAGE.context_encoder.norm.bias",
+}
+HUGGINGFACE_ENCODER = {
+    "cls_token": "model.extra_tokens",
+    "patches.projection.weight": "model.local_encoder.proj.weight",
+    "patches.projection.bias": "model.local_encoder.proj.bias",
+    "positions.table": "model.fixed_positional_encoder.positions",
+    "norm.weight": "model.pre_norm.weight",
+    "norm.bias": "model.pre_norm.bias",
+}
+BLOCKS = "blocks."
+"""Tensors of the blocks are called alike everywhere."""
+HEAD = {
+    "norm.weight": "fc_norm.weight",
+    "norm.bias": "fc_norm.bias",
+    "head.weight": "head.weight",
+    "head.bias": "head.bias",
+}
+PUBLISHED_DECODER = "modality_encoders.IMAGE.decoder."
+PUBLISHED_CLASSIFIER = "model."
+"""Prefix of the encoder in a published fine-tuned checkpoint."""
+HUGGINGFACE = "model."
+
+
+def published_decoder_name(name: str) -> str:
+    """``blocks.0.conv.weight`` to ``blocks.0.0.weight``, ``projection.bias`` to ``proj.bias``."""
+    return name.replace(".conv.", ".0.").replace("projection.", "proj.")
+
+
+def own_decoder_name(name: str) -> str:
+    """The inverse of :func:`published_decoder_name`."""
+    return name.replace("proj.", "projection.") if name.startswith("proj.") else name.replace(".0.", ".conv.")
+
+
+def from_published_encoder(tensors: Mapping[str, Tensor], names: Mapping[str, str], blocks: str) -> dict[str, Tensor]:
+    """The encoder's tensors under our names, without a prefix; those that are not there are left out."""
+    found = {own: tensors[theirs] for own, theirs in names.items() if theirs in tensors}
+    found |= {BLOCKS + key[len(blocks) :]: value for key, value in tensors.items() if key.startswith(blocks)}
+    return found
+
+
+def to_published_encoder(tensors: Mapping[str, Tensor], names: Mapping[str, str], blocks: str) -> dict[str, Tensor]:
+    """The inverse of :func:`from_published_encoder`."""
+    return {
+        blocks + name[len(BLOCKS) :] if name.startswith(BLOCKS) else names[name]: value
+        for name, value in tensors.items()
+    }
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with ``prefix`` before every name."""
+    return {prefix + name: value for name, value in tensors.items()}

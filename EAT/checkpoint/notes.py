@@ -1,0 +1,41 @@
+"""Notes that this package leaves in files it writes, so that converting back restores what a layout cannot say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..config import FREQUENCY_PATCHES, MAX_TIME_PATCHES
+from ..front_end import FrontEnd
+from .contents import ENCODER, POSITIONS, Contents
+
+KEY = "eat"
+"""Where the notes stand: in ``extra_state`` of a fairseq checkpoint, or in a Hugging Face ``config.json``."""
+
+
+def notes_of(holder: Any) -> dict[str, Any]:
+    """The notes in ``holder``; empty where there are none."""
+    notes = holder.get(KEY) if isinstance(holder, dict) else None
+    return notes if isinstance(notes, dict) else {}
+
+
+def make_notes(contents: Contents) -> dict[str, Any]:
+    """What a reader of the converted file should know and its layout has no place for."""
+    notes: dict[str, Any] = {"initialised": list(contents.initialised)}
+    rows = contents.tensors[ENCODER + POSITIONS].shape[1]
+    if rows != MAX_TIME_PATCHES * FREQUENCY_PATCHES:
+        notes["position_rows"] = rows
+    if contents.classifier_config is not None:
+        notes["head_norm_eps"] = contents.classifier_config.head_norm_eps
+        notes["pooling"] = contents.classifier_config.pooling
+    if contents.activation is not None:
+        notes["activation"] = contents.activation
+    if contents.front_end is not None:
+        front_end = contents.front_end
+        notes["front_end"] = [front_end.target_length, front_end.norm_mean, front_end.norm_std]
+    return notes
+
+
+def noted_front_end(notes: dict[str, Any], otherwise: FrontEnd | None) -> FrontEnd | None:
+    """The front end in the notes, or ``otherwise``."""
+    noted = notes.get("front_end")
+    return FrontEnd(int(noted[0]), float(noted[1]), float(noted[2])) if noted else otherwise
