@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from omegaconf.errors import ConfigKeyError
 
-from .errors import EATError
+from .errors import ConfigError, EATError
 
 logger = logging.getLogger("EAT")
 
@@ -54,6 +56,7 @@ class _StartUpFilter(logging.Filter):
         "batches will be rebuilt",
         "creating new batches",
         "begin training epoch",
+        "grouped total_num_itrs",
         "Start iterating over samples",
         "NOTE: your device may support",
         "Preparing to save checkpoint",
@@ -69,7 +72,13 @@ class _StartUpFilter(logging.Filter):
 
 def quiet_start_up() -> None:
     """Keep third parties' start-up chatter and deprecation warnings out of the log. Warnings about data stay."""
-    for name in ("fairseq_cli.train", "fairseq.trainer", "fairseq.tasks.fairseq_task", "fairseq.checkpoint_utils"):
+    for name in (
+        "fairseq_cli.train",
+        "fairseq.trainer",
+        "fairseq.tasks.fairseq_task",
+        "fairseq.checkpoint_utils",
+        "fairseq.data.iterators",
+    ):
         other = logging.getLogger(name)
         if not any(isinstance(f, _StartUpFilter) for f in other.filters):
             other.addFilter(_StartUpFilter())
@@ -79,9 +88,31 @@ def quiet_start_up() -> None:
     warnings.filterwarnings("ignore", message=".*'pin_memory' argument is set as true but no accelerator.*")
 
 
-def describe_device() -> str:
-    """The device that training runs on, in words."""
-    if torch.cuda.is_available():
+def explain_unknown_keys() -> None:
+    """Where training was started from the command line, name a key that a task or model does not have in one sentence.
+
+    Hydra refuses unknown keys of the YAML by itself; one that was added with ``+`` is met by fairseq, only after this
+    package was imported, and would end in a traceback.
+    """
+    entry = sys.modules.get("fairseq_cli.train")
+    if entry is None or hasattr(entry.add_defaults, "__wrapped__"):
+        return
+    add_defaults = entry.add_defaults
+
+    @functools.wraps(add_defaults)
+    @reports_user_errors
+    def explained(cfg: Any) -> None:
+        try:
+            add_defaults(cfg)
+        except ConfigKeyError as error:
+            raise ConfigError(f"there is no such setting: {str(error).splitlines()[0]}; check its spelling.") from None
+
+    vars(entry)["add_defaults"] = explained
+
+
+def describe_device(cpu: bool) -> str:
+    """The device that training runs on, in words; ``cpu`` is the setting ``common.cpu``."""
+    if torch.cuda.is_available() and not cpu:
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
 

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 
 import pytest
+import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFORMANCE = ROOT / "tests" / "conformance"
@@ -47,3 +48,12 @@ def conformance() -> Path:
 @pytest.fixture(scope="session")
 def clips() -> list[Path]:
     return sorted(CLIPS.glob("*.flac"))
+
+
+@pytest.fixture(scope="session")
+def clip_manifest(tmp_path_factory: pytest.TempPathFactory, clips: list[Path]) -> Path:
+    """A data folder whose train.tsv lists the real clips."""
+    folder = tmp_path_factory.mktemp("clips")
+    lines = [str(CLIPS), *(f"{clip.name}\t{soundfile.info(clip).frames}" for clip in clips)]
+    (folder / "train.tsv").write_text("\n".join(lines) + "\n")
+    return folder

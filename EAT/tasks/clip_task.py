@@ -13,6 +13,7 @@ from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.tasks import FairseqTask
 from omegaconf import II
 
+from ..config import MEL_BINS
 from ..data.clips import batch_filterbank
 from ..data.manifest import Manifest
 from ..data.skipping import SkipLog
@@ -44,6 +45,9 @@ class ClipTaskConfig(FairseqDataclass):
     )
     rebuild_batches: bool = field(default=True, metadata={"help": "put clips into new batches every epoch"})
     seed: int = II("common.seed")
+    cpu: bool = II("common.cpu")
+    bf16: bool = II("common.bf16")
+    fp16: bool = II("common.fp16")
 
 
 class ClipTask(FairseqTask):
@@ -78,12 +82,40 @@ class ClipTask(FairseqTask):
         """Build the model and say how large it is."""
         model = super().build_model(cfg, from_checkpoint)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        logger.info(f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, on {describe_device()}")
+        logger.info(
+            f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, on {describe_device(self.cfg.cpu)}, "
+            f"{self.precision()}"
+        )
         return model
+
+    def precision(self) -> str:
+        """What the student computes in, in words."""
+        if self.cfg.bf16 or self.cfg.fp16:
+            return f"{'bfloat16' if self.cfg.bf16 else 'float16'} with float32 averages and optimiser"
+        return "float32"
+
+    @reports_user_errors
+    def get_batch_iterator(self, dataset: FairseqClips, *args: Any, **kwargs: Any) -> Any:
+        """Fairseq's iterator over batches, where there is a batch for every device."""
+        devices, batch_size = kwargs.get("num_shards", 1), kwargs.get("max_sentences") or 1
+        if len(dataset) <= (devices - 1) * batch_size:
+            raise ConfigError(
+                f"{dataset.manifest.path} lists {len(dataset)} clips, too few for each of {devices} devices to get a batch "
+                f"when dataset.batch_size is {batch_size}; lower the batch size or use fewer devices."
+            )
+        return super().get_batch_iterator(dataset, *args, **kwargs)
 
     def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A batch with its filterbank, on the device."""
         return {**sample, "filterbank": batch_filterbank(sample, self.front_end)}
+
+    def blank_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A batch of one silent clip in place of one whose every clip was skipped.
+
+        It keeps this device in step with the others and counts for nothing.
+        """
+        silence = torch.zeros(1, 1, self.cfg.target_length, MEL_BINS, device=self.device)
+        return {**sample, "clips": [0], "filterbank": silence}
 
     def watch_skipped(self, split: str, sample: dict[str, Any]) -> None:
         """Log clips that could not be read, each once. Raises TrainingError when they pass ``max_skipped``."""
@@ -106,10 +138,14 @@ class ClipTask(FairseqTask):
         self.watch_skipped("train", sample)
         model.train()
         model.set_num_updates(update_num)
-        device_type = next(model.parameters()).device.type
-        with torch.autocast(device_type, enabled=isinstance(optimizer, AMPOptimizer)):
-            loss, sample_size, logging_output = criterion(model, self.prepare_batch(sample))
-        if ignore_grad:
+        self.device = next(model.parameters()).device
+        blank = not sample["clips"]
+        batch = self.blank_batch(sample) if blank else self.prepare_batch(sample)
+        with torch.autocast(self.device.type, enabled=isinstance(optimizer, AMPOptimizer)):
+            loss, sample_size, logging_output = criterion(model, batch)
+        if blank:
+            sample_size, logging_output = 0, {key: value * 0 for key, value in logging_output.items()}
+        if ignore_grad or blank:
             loss = loss * 0
         optimizer.backward(loss)
         return loss, sample_size, logging_output

@@ -1,0 +1,110 @@
+"""Runs of the real fairseq-hydra-train, as a user starts them, and what their logs say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .conftest import ROOT
+
+COMMAND = Path(sys.executable).with_name("fairseq-hydra-train")
+TINY = (
+    "common.cpu=true",
+    "common.bf16=false",
+    "common.log_format=json",
+    "common.log_interval=1",
+    "distributed_training.distributed_world_size=1",
+    "dataset.num_workers=0",
+    "model.embed_dim=32",
+    "model.depth=2",
+    "model.num_heads=4",
+    "model.clone_batch=2",
+    "model.decoder_width=32",
+    "model.decoder_layers=2",
+    "task.target_length=128",
+    "lr_scheduler.warmup_updates=2",
+)
+"""Size overrides that make any pre-training recipe run in seconds."""
+
+
+@dataclass
+class Run:
+    """A finished run."""
+
+    status: int
+    output: str
+
+    @property
+    def lines(self) -> list[dict[str, float]]:
+        """The logged statistics, one dictionary for each logging interval."""
+        found = re.findall(r"\[train_inner\]\[INFO\] - (\{.*\})", self.output)
+        return [{key: float(value) for key, value in json.loads(line).items()} for line in found]
+
+    def values(self, key: str) -> list[float]:
+        return [line[key] for line in self.lines]
+
+
+def arguments(config: str, *overrides: str) -> list[str]:
+    return [str(COMMAND), "--config-dir", "config", "--config-name", config, "common.user_dir=EAT", *overrides]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **extra}
+
+
+def train(config: str, *overrides: str, expect: int | None = 0, timeout: float = 240) -> Run:
+    """Run a training command from the repository's root; fails unless it ends with status ``expect``."""
+    done = subprocess.run(
+        arguments(config, *overrides),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    assert expect is None or done.returncode == expect, done.stdout[-4000:]
+    return Run(done.returncode, done.stdout)
+
+
+def train_distributed(config: str, world_size: int, *overrides: str, timeout: float = 240) -> list[Run]:
+    """Run one process for each rank over gloo; returns each rank's run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [
+        subprocess.Popen(
+            arguments(
+                config,
+                *overrides,
+                f"distributed_training.distributed_world_size={world_size}",
+                f"distributed_training.distributed_rank={rank}",
+                f"distributed_training.distributed_init_method=tcp://127.0.0.1:{port}",
+                "distributed_training.distributed_no_spawn=true",
+                "distributed_training.distributed_backend=gloo",
+                "distributed_training.ddp_backend=legacy_ddp",
+            ),
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    runs = []
+    try:
+        for process in ranks:
+            output, _ = process.communicate(timeout=timeout)
+            runs.append(Run(process.returncode, output))
+    finally:
+        for process in ranks:
+            process.kill()
+    assert all(run.status == 0 for run in runs), runs[0].output[-3000:] + runs[-1].output[-3000:]
+    return runs

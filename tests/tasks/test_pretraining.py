@@ -1,0 +1,161 @@
+"""Pre-training through the real command, on the real clips."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ..fairseq_runs import TINY, train, train_distributed
+
+EVERY_LINE = (
+    "loss",
+    "frame_loss",
+    "utterance_loss",
+    "prediction_deviation",
+    "target_deviation",
+    "ema_decay",
+    "masked_share",
+    "lr",
+    "gnorm",
+    "clips_per_s",
+)
+
+
+def saved(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint_last.pt")  # weights_only stays at torch's default, True
+
+
+def assert_half_precision_student(checkpoint: dict, precision: torch.dtype) -> None:
+    """The student was trained in ``precision``; the teacher holds values that it could not hold."""
+    model = checkpoint["model"]
+    for name in ("cls_token", "blocks.0.attn.qkv.weight"):
+        student, teacher = model[f"encoder.{name}"].float(), model[f"teacher.{name}"]
+        assert torch.equal(student, student.to(precision).float())
+        assert teacher.dtype == torch.float32 and not torch.equal(teacher, teacher.to(precision).float())
+
+
+def test_the_published_recipe_runs_with_only_its_size_overridden(clip_manifest: Path, tmp_path: Path) -> None:
+    run = train(
+        "pretraining_AS2M",
+        *TINY,
+        f"task.data={clip_manifest}",
+        f"checkpoint.save_dir={tmp_path}",
+        "optimization.max_update=3",
+        "dataset.batch_size=4",
+        f"common.tensorboard_logdir={tmp_path}/tensorboard",
+    )
+    assert len(run.lines) == 3
+    for line in run.lines:
+        assert set(EVERY_LINE) <= set(line)
+        assert math.isclose(line["loss"], line["frame_loss"] + 192 * line["utterance_loss"], rel_tol=1e-5)
+        assert line["masked_share"] == pytest.approx(52 / 64, abs=1e-6)  # 64 patches, floor(64 * 0.2) = 12 visible
+    assert [line["ema_decay"] for line in run.lines] == pytest.approx([0.9998] * 3, abs=1e-6)
+    assert list((tmp_path / "tensorboard" / "train_inner").iterdir())
+
+    checkpoint = saved(tmp_path)
+    assert checkpoint["cfg"]["model"]["_name"] == "eat_pretraining"
+    assert not [key for key in checkpoint["model"] if not key.startswith(("encoder.", "decoder.", "teacher."))]
+
+
+def test_start_up_says_what_matters_in_a_few_lines(clip_manifest: Path, tmp_path: Path) -> None:
+    run = train(
+        "pretraining_AS2M",
+        *TINY,
+        f"task.data={clip_manifest}",
+        f"checkpoint.save_dir={tmp_path}",
+        "optimization.max_update=3",
+        "dataset.batch_size=4",
+    )
+    before = run.output.split("[train_inner]")[0].splitlines()
+    assert len(before) <= 8, before
+    text = "\n".join(before)
+    assert "124 clips listed in" in text and "M trained parameters" in text and "float32" in text and "CPU" in text
+    assert "Deprecat" not in run.output and "FutureWarning" not in run.output
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_repeats_the_uninterrupted_one(clip_manifest: Path, tmp_path: Path, workers: int) -> None:
+    common = (
+        *TINY,
+        f"task.data={clip_manifest}",
+        "task.crop=random",
+        f"dataset.num_workers={workers}",
+        "dataset.batch_size=32",  # four batches an epoch, so that updates 7 to 12 cross two epochs
+        "lr_scheduler.lr_period_updates=10",
+    )
+    whole = train("pretraining_AS2M", *common, f"checkpoint.save_dir={tmp_path}/whole", "optimization.max_update=12")
+    part = (*common, f"checkpoint.save_dir={tmp_path}/part")
+    train("pretraining_AS2M", *part, "optimization.max_update=6")
+    resumed = train("pretraining_AS2M", *part, "optimization.max_update=12")
+    assert whole.values("num_updates")[6:] == resumed.values("num_updates") == [7, 8, 9, 10, 11, 12]
+    for key in ("loss", "frame_loss", "utterance_loss"):
+        assert resumed.values(key) == pytest.approx(whole.values(key)[6:], rel=1e-6)
+    one, other = saved(tmp_path / "whole")["model"], saved(tmp_path / "part")["model"]
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_a_resumed_bfloat16_run_keeps_its_float32_parameters(clip_manifest: Path, tmp_path: Path) -> None:
+    common = (
+        *TINY,
+        "common.bf16=true",
+        f"task.data={clip_manifest}",
+        "dataset.batch_size=16",
+        "lr_scheduler.lr_period_updates=10",
+    )
+    whole = train("pretraining_AS2M", *common, f"checkpoint.save_dir={tmp_path}/whole", "optimization.max_update=8")
+    part = (*common, f"checkpoint.save_dir={tmp_path}/part")
+    train("pretraining_AS2M", *part, "optimization.max_update=4")
+    resumed = train("pretraining_AS2M", *part, "optimization.max_update=8")
+    assert resumed.values("loss") == pytest.approx(whole.values("loss")[4:], rel=1e-6)
+    checkpoint = saved(tmp_path / "part")
+    assert_half_precision_student(checkpoint, torch.bfloat16)
+    masters = checkpoint["last_optimizer_state"]["float32_parameters"]
+    assert sum(bool((m != m.bfloat16().float()).any()) for m in masters) > len(masters) / 2
+
+
+def test_two_processes_equal_one_that_accumulates(clip_manifest: Path, tmp_path: Path) -> None:
+    common = (*TINY, f"task.data={clip_manifest}", "dataset.batch_size=2", "optimization.max_update=5")
+    one = train("pretraining_AS2M", *common, f"checkpoint.save_dir={tmp_path}/one", "optimization.update_freq=[2]")
+    two = train_distributed("pretraining_AS2M", 2, *common, f"checkpoint.save_dir={tmp_path}/two")
+    for key in ("loss", "frame_loss", "utterance_loss", "gnorm"):
+        assert two[0].values(key) == pytest.approx(one.values(key), rel=1e-5)
+    assert len(one.lines) == 5
+    for name, value in saved(tmp_path / "one")["model"].items():
+        torch.testing.assert_close(saved(tmp_path / "two")["model"][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_follows_the_float32_loss_curve(clip_manifest: Path, tmp_path: Path) -> None:
+    common = (
+        *TINY,
+        "model.embed_dim=64",
+        "model.decoder_width=64",
+        f"task.data={clip_manifest}",
+        "dataset.batch_size=16",
+        "optimization.max_update=30",
+        "optimization.lr=[1e-3]",
+    )
+    exact = train("pretraining_AS2M", *common, f"checkpoint.save_dir={tmp_path}/float32")
+    mixed = train("pretraining_AS2M", *common, f"checkpoint.save_dir={tmp_path}/bf16", "common.bf16=true")
+    assert len(exact.lines) == 30
+    assert exact.values("loss")[-1] < 0.9 * exact.values("loss")[0]
+    assert mixed.values("loss") == pytest.approx(exact.values("loss"), rel=0.02)
+    assert mixed.values("frame_loss") == pytest.approx(exact.values("frame_loss"), rel=0.02)
+
+
+def test_float16_trains_with_loss_scaling(clip_manifest: Path, tmp_path: Path) -> None:
+    run = train(
+        "pretraining_AS2M",
+        *TINY,
+        "common.fp16=true",
+        "common.fp16_init_scale=1",
+        f"task.data={clip_manifest}",
+        f"checkpoint.save_dir={tmp_path}",
+        "dataset.batch_size=8",
+        "optimization.max_update=4",
+    )
+    assert all(math.isfinite(loss) for loss in run.values("loss")) and run.lines[-1]["loss_scale"] > 0
+    assert_half_precision_student(saved(tmp_path), torch.float16)
