@@ -1,0 +1,62 @@
+"""Losses of the classifier (method section 7), as functions of logits and targets.
+
+Each returns a sum and what it is divided by. Both are summed over devices and accumulated batches before the division,
+so that training on several devices equals accumulation on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor | int]]
+
+
+def smooth_labels(targets: Tensor, smoothing: float) -> Tensor:
+    """(1 - s) y + s / C for targets (B, C), one-hot or mixed (arXiv 1512.00567)."""
+    return targets if smoothing == 0.0 else targets * (1.0 - smoothing) + smoothing / targets.shape[1]
+
+
+def bce_per_positive(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy per positive label (AudioSet).
+
+    Args:
+        logits: (B, C), any float type; computed in float32.
+        targets: (B, C) in [0, 1].
+        smoothing: label smoothing.
+
+    Returns:
+        The sum over clips and classes, and the number of positive labels: targets above 0, counted before smoothing
+        and after mixup, which gives a clip the labels of both that it is made of.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits.float(), smooth_labels(targets, smoothing), reduction="sum")
+    return loss, (targets > 0).sum()
+
+
+def bce_sum(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tuple[Tensor, int]:
+    """Binary cross-entropy summed over classes (Speech Commands), and the number of clips.
+
+    Arguments as for :func:`bce_per_positive`.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits.float(), smooth_labels(targets, smoothing), reduction="sum")
+    return loss, len(logits)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tuple[Tensor, int]:
+    """Cross-entropy against distributions over the classes (ESC-50), and the number of clips.
+
+    Arguments as for :func:`bce_per_positive`; each row of ``targets`` sums to 1.
+    """
+    log_probabilities = torch.log_softmax(logits.float(), dim=1)
+    return -(smooth_labels(targets, smoothing) * log_probabilities).sum(), len(logits)
+
+
+LOSSES: dict[str, Loss] = {
+    "bce_per_positive": bce_per_positive,
+    "bce_sum": bce_sum,
+    "cross_entropy": cross_entropy,
+}
+"""Losses by the name that recipes use."""
