@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigKeyError
 
 from .errors import ConfigError, EATError
@@ -115,6 +116,20 @@ def describe_device(cpu: bool) -> str:
     if torch.cuda.is_available() and not cpu:
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def record(cfg: Any, section: str, **values: Any) -> None:
+    """Set in ``cfg`` what was worked out from data or a checkpoint, and in the run's configuration too.
+
+    ``cfg`` is fairseq's copy of a section; the configuration that checkpoints are written with is at the root.
+    """
+    nodes = [cfg]
+    if isinstance(cfg, DictConfig):
+        root = cfg._get_root()
+        nodes += [root[section]] if isinstance(root, DictConfig) and section in root else []
+    for node in nodes:
+        for name, value in values.items():
+            setattr(node, name, value)
 
 
 def unwrap(model: Any) -> Any:

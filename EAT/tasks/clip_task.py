@@ -16,10 +16,11 @@ from omegaconf import II
 from ..config import MEL_BINS
 from ..data.clips import batch_filterbank
 from ..data.manifest import Manifest
+from ..data.normalization import read_normalization
 from ..data.skipping import SkipLog
 from ..errors import ConfigError
 from ..fairseq_clips import FairseqClips
-from ..fairseq_support import describe_device, reports_user_errors
+from ..fairseq_support import describe_device, record, reports_user_errors
 from ..front_end import FrontEnd
 
 logger = logging.getLogger("EAT")
@@ -33,8 +34,13 @@ class ClipTaskConfig(FairseqDataclass):
     target_length: int = field(
         default=1024, metadata={"help": "filterbank frames of 10 ms that clips are padded or cut to; a multiple of 16"}
     )
-    norm_mean: float = field(default=-4.268, metadata={"help": "mean of the training set's filterbank"})
-    norm_std: float = field(default=4.569, metadata={"help": "its standard deviation"})
+    norm_mean: float | None = field(
+        default=None,
+        metadata={
+            "help": "mean of the training set's filterbank; null: what normalization.json in the data folder says"
+        },
+    )
+    norm_std: float | None = field(default=None, metadata={"help": "its standard deviation"})
     crop: str = field(default="start", metadata={"help": "what is kept of longer clips: 'start' or 'random'"})
     front_end: str = field(
         default="device",
@@ -45,6 +51,7 @@ class ClipTaskConfig(FairseqDataclass):
     )
     rebuild_batches: bool = field(default=True, metadata={"help": "put clips into new batches every epoch"})
     seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
     cpu: bool = II("common.cpu")
     bf16: bool = II("common.bf16")
     fp16: bool = II("common.fp16")
@@ -58,6 +65,11 @@ class ClipTask(FairseqTask):
     @reports_user_errors
     def __init__(self, cfg: ClipTaskConfig) -> None:
         super().__init__(cfg)
+        if (cfg.norm_mean is None) != (cfg.norm_std is None):
+            raise ConfigError("task.norm_mean and task.norm_std must be set both, or neither.")
+        if cfg.norm_mean is None:
+            mean, std = read_normalization(cfg.data)
+            record(cfg, "task", norm_mean=mean, norm_std=std)
         self.front_end = FrontEnd(cfg.target_length, cfg.norm_mean, cfg.norm_std)
         self.skip_logs: dict[str, SkipLog] = {}
         if not 0.0 <= cfg.max_skipped <= 1.0:
@@ -100,8 +112,8 @@ class ClipTask(FairseqTask):
         devices, batch_size = kwargs.get("num_shards", 1), kwargs.get("max_sentences") or 1
         if len(dataset) <= (devices - 1) * batch_size:
             raise ConfigError(
-                f"{dataset.manifest.path} lists {len(dataset)} clips, too few for each of {devices} devices to get a batch "
-                f"when dataset.batch_size is {batch_size}; lower the batch size or use fewer devices."
+                f"{dataset.manifest.path} lists {len(dataset)} clips, too few for each of {devices} devices to get a "
+                f"batch when dataset.batch_size is {batch_size}; lower the batch size or use fewer devices."
             )
         return super().get_batch_iterator(dataset, *args, **kwargs)
 
@@ -135,7 +147,7 @@ class ClipTask(FairseqTask):
         ignore_grad: bool = False,
     ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
         """Forward and backward for one batch."""
-        self.watch_skipped("train", sample)
+        self.watch_skipped(self.cfg.train_subset, sample)
         model.train()
         model.set_num_updates(update_num)
         self.device = next(model.parameters()).device
@@ -144,7 +156,7 @@ class ClipTask(FairseqTask):
         with torch.autocast(self.device.type, enabled=isinstance(optimizer, AMPOptimizer)):
             loss, sample_size, logging_output = criterion(model, batch)
         if blank:
-            sample_size, logging_output = 0, {key: value * 0 for key, value in logging_output.items()}
+            sample_size, logging_output = sample_size * 0, {key: value * 0 for key, value in logging_output.items()}
         if ignore_grad or blank:
             loss = loss * 0
         optimizer.backward(loss)
