@@ -1,0 +1,166 @@
+"""Invariants of the pre-training network that no conformance number covers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from EAT.config import DecoderConfig, EncoderConfig, MaskConfig, PretrainingConfig, PretrainingSettings, TeacherConfig
+from EAT.masking import inverse_block_masks
+from EAT.network.block import DropPath
+from EAT.network.encoder import Encoder, select_visible
+from EAT.network.objective import squared_distance, teacher_targets, utterance_loss
+from EAT.network.pretraining import Pretraining
+from EAT.network.teacher import Teacher
+
+TINY = PretrainingConfig(
+    encoder=EncoderConfig(embed_dim=32, depth=2, num_heads=4),
+    decoder=DecoderConfig(layers=2, width=32),
+    teacher=TeacherConfig(0.9, 0.99, 10),
+    clones=3,
+)
+
+
+def parameters(settings: PretrainingSettings) -> int:
+    with torch.device("meta"):
+        model = Pretraining(settings.config())
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_published_sizes() -> None:
+    base = parameters(PretrainingSettings())
+    large = parameters(
+        PretrainingSettings(
+            embed_dim=1024, depth=24, num_heads=16, decoder_layers=3, decoder_kernel=5, decoder_width=1024
+        )
+    )
+    assert (round(base / 1e6), round(large / 1e6)) == (88, 309)
+
+
+def test_patches_are_a_strided_convolution() -> None:
+    encoder = Encoder(TINY.encoder)
+    x = torch.randn(2, 1, 64, 128)
+    convolved = encoder.patches.projection(x)  # (B, D, T, F)
+    torch.testing.assert_close(encoder.patches(x), convolved.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_visible_patches_are_picked_clone_by_clone() -> None:
+    patches = torch.arange(2 * 4).float().view(2, 4, 1)
+    visible = torch.tensor([[[0, 3], [1, 2]], [[2, 3], [0, 1]]])
+    assert select_visible(patches, visible).squeeze(-1).tolist() == [[0, 3], [1, 2], [6, 7], [4, 5]]
+
+
+def test_masked_tokens_do_not_reach_the_student() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(TINY.encoder).eval()
+    x = torch.randn(1, 1, 128, 128)
+    masks = inverse_block_masks(MaskConfig(), 8, torch.tensor([5]), 2, seed=1, epoch=1)
+    before = encoder(x, visible=masks.visible).tokens
+    changed = x.clone()
+    for place in set(range(64)) - set(masks.visible[0, 0].tolist()):
+        time, frequency = divmod(place, 8)
+        changed[..., time * 16 : time * 16 + 16, frequency * 16 : frequency * 16 + 16] += 1.0
+    after = encoder(changed, visible=masks.visible).tokens
+    torch.testing.assert_close(after[0], before[0])
+    assert not torch.allclose(after[1], before[1])
+
+
+def test_a_key_mask_hides_padding() -> None:
+    encoder = Encoder(TINY.encoder).eval()
+    short = torch.randn(1, 1, 64, 128)
+    padded = torch.cat([short, torch.randn(1, 1, 64, 128)], dim=2)
+    key_mask = torch.arange(1 + 64)[None] < 1 + 32
+    torch.testing.assert_close(
+        encoder(padded, key_mask=key_mask).tokens[:, :33], encoder(short).tokens, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_targets_by_hand() -> None:
+    # One block, two patches after CLS, two channels: instance norm gives -1 and 1 per channel, LayerNorm over
+    # channels of equal values gives 0.
+    output = torch.tensor([[[9.0, 9.0], [0.0, 10.0], [4.0, 20.0]]])
+    targets = teacher_targets([output])
+    torch.testing.assert_close(targets, torch.zeros(1, 2, 2), rtol=0, atol=1e-3)
+    opposed = torch.tensor([[[9.0, 9.0], [0.0, 20.0], [4.0, 10.0]]])
+    torch.testing.assert_close(
+        teacher_targets([opposed]), torch.tensor([[[-1.0, 1.0], [1.0, -1.0]]]), rtol=0, atol=1e-4
+    )
+
+
+def test_distances_by_hand() -> None:
+    a, b = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[0.0, 0.0, 3.0, 1.0]])
+    assert squared_distance(a, b).tolist() == [(1 + 4 + 0 + 9) / 2]
+    targets = torch.tensor([[[1.0] * 4, [3.0] * 4]])  # its utterance target is 2 everywhere
+    clones = torch.tensor([[2.0] * 4, [4.0] * 4])
+    assert utterance_loss(clones, targets).item() == (0 + 4 * 4 / 2) / 2
+
+
+def test_the_average_is_float32_and_exact_whatever_the_student_is() -> None:
+    torch.manual_seed(0)
+    model = Pretraining(TINY)
+    wanted = {name: value.double() for name, value in model.teacher.average.items()}
+    model.bfloat16()
+    assert {p.dtype for p in model.teacher.encoder.parameters()} == {torch.bfloat16}
+    assert {v.dtype for v in model.teacher.average.values()} == {torch.float32}
+    assert model.encoder.positions.table.dtype == torch.float32
+    for update in range(1, 15):
+        masters = {f"encoder.{name}": torch.randn_like(value) for name, value in model.teacher.average.items()}
+        decay = model.update_teacher(update, masters)
+        assert decay == pytest.approx(0.99 - 0.09 * max(0.0, 1 - update / 10))
+        for name in wanted:
+            wanted[name] = decay * wanted[name] + (1 - decay) * masters[f"encoder.{name}"].double()
+    for name, value in model.teacher.average.items():
+        torch.testing.assert_close(value.double(), wanted[name], rtol=1e-5, atol=1e-6)
+        assert torch.equal(dict(model.teacher.encoder.named_parameters())[name], value.bfloat16())
+
+
+def test_the_teacher_is_no_part_of_the_module_but_of_its_state() -> None:
+    model = Pretraining(TINY)
+    model.update_teacher(1, {f"encoder.{n}": v + 1 for n, v in model.teacher.average.items()})
+    assert not [name for name, _ in model.named_parameters() if "teacher" in name]
+    state = copy.deepcopy(model.state_dict())
+    other = Pretraining(TINY)
+    other.load_state_dict(state)
+    for name, value in model.teacher.average.items():
+        assert torch.equal(other.teacher.average[name], value)
+        assert torch.equal(dict(other.teacher.encoder.named_parameters())[name], value)
+    del state["teacher.cls_token"]
+    with pytest.raises(RuntimeError, match=r"teacher\.cls_token"):
+        other.load_state_dict(state)
+
+
+def test_teacher_does_not_share_memory_with_the_student() -> None:
+    encoder = Encoder(TINY.encoder)
+    teacher = Teacher(encoder, TINY.teacher)
+    before = teacher.average["cls_token"].clone()
+    with torch.no_grad():
+        encoder.cls_token.add_(1)
+    assert torch.equal(teacher.average["cls_token"], before)
+
+
+def test_losses_follow_from_seed_epoch_and_clips_alone() -> None:
+    torch.manual_seed(0)
+    model = Pretraining(TINY)
+    x = torch.randn(2, 1, 128, 128)
+
+    def losses(clips: list[int], seed: int, epoch: int) -> tuple[float, float]:
+        output = model(x, clips, seed=seed, epoch=epoch)
+        return output.frame_loss.item(), output.utterance_loss.item()
+
+    first = losses([3, 9], 1, 1)
+    torch.rand(100)  # whatever else drew random numbers
+    assert losses([3, 9], 1, 1) == first
+    for other in (losses([3, 8], 1, 1), losses([3, 9], 2, 1), losses([3, 9], 1, 2)):
+        assert other[0] != first[0] and other[1] != first[1]
+
+
+def test_drop_path_keeps_the_expectation() -> None:
+    torch.manual_seed(0)
+    layer = DropPath(0.25).train()
+    out = layer(torch.ones(20000, 3))
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert (out[:, :1] == out).all()
+    assert out.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert torch.equal(layer.eval()(torch.ones(2, 3)), torch.ones(2, 3))

@@ -1,0 +1,53 @@
+"""The published conformance checkpoint in this package's names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from EAT.config import DecoderConfig, EncoderConfig, PretrainingConfig, TeacherConfig
+from EAT.network.pretraining import Pretraining
+
+PREFIX = "modality_encoders.IMAGE."
+RENAMED = {
+    f"{PREFIX}extra_tokens": "encoder.cls_token",
+    f"{PREFIX}local_encoder.proj": "encoder.patches.projection",
+    f"{PREFIX}fixed_positional_encoder.positions": "encoder.positions.table",
+    f"{PREFIX}context_encoder.norm": "encoder.norm",
+    f"{PREFIX}decoder.proj": "decoder.projection",
+}
+"""What formats.md calls a tensor, and what we call it: written down here apart from the package's own mapping."""
+
+
+def our_name(published: str) -> str:
+    """This package's name of a published tensor."""
+    for old, new in RENAMED.items():
+        if published.startswith(old):
+            return published.replace(old, new)
+    if published.startswith(f"{PREFIX}decoder.blocks."):
+        index, _, kind = published.removeprefix(f"{PREFIX}decoder.blocks.").split(".")
+        return f"decoder.blocks.{index}.conv.{kind}"
+    return f"encoder.{published}"
+
+
+def published_pretraining(folder: Path) -> Pretraining:
+    """The model of ``official_pretrain.pt``."""
+    state = torch.load(folder / "official_pretrain.pt")["model"]
+    teacher = state.pop("_ema")
+    renamed = {our_name(name): value for name, value in state.items()}
+    renamed |= {
+        our_name(name).replace("encoder.", "teacher.", 1): value
+        for name, value in teacher.items()
+        if "positions" not in name
+    }
+    model = Pretraining(
+        PretrainingConfig(
+            encoder=EncoderConfig(embed_dim=64, depth=3, num_heads=4),
+            decoder=DecoderConfig(layers=2, width=64, noise_std=0.0),
+            teacher=TeacherConfig(0.9, 0.99, 6),
+            clones=4,
+        )
+    )
+    model.load_state_dict(renamed)
+    return model
