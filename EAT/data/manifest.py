@@ -7,11 +7,13 @@ bytes each: the file's bytes are kept as they are with an index of line starts, 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
+from ..files import replacing
 
 
 class Manifest:
@@ -99,3 +101,25 @@ class Manifest:
         if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
             raise DataError(f"{name} in the manifest {self.path} leaves the root folder {self.root}.")
         return os.path.join(self.root, name)
+
+
+def holdable(name: str) -> bool:
+    """Whether a manifest can hold this path: one line of text in UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return not any(mark in name for mark in "\n\r\0")
+
+
+def write_manifest(path: str | os.PathLike[str], root: str, clips: Iterable[tuple[str, int]]) -> None:
+    """Write a manifest from (path relative to ``root``, samples) pairs.
+
+    Raises:
+        DataError: for a root that the first line cannot hold, or where the file cannot be written.
+    """
+    if not holdable(root) or "\t" in root:
+        raise DataError(f"the folder {root!r} has a tab, a line break or undecodable bytes in its name; rename it.")
+    with replacing(path) as handle:
+        handle.write(f"{root}\n")
+        handle.writelines(f"{name}\t{samples}\n" for name, samples in clips)

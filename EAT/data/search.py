@@ -1,0 +1,71 @@
+"""Finding recordings in a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from ..audio import AUDIO_SUFFIXES
+from ..errors import DataError
+
+PACK_SUFFIXES = (".h5", ".hdf5")
+"""File names that a search takes for packs of recordings."""
+
+
+def find_files(root: str, suffixes: Sequence[str] = AUDIO_SUFFIXES) -> Iterator[str]:
+    """Search a folder and its sub-folders, links to folders included.
+
+    Names that begin with a dot are passed over: other systems' book-keeping often looks like a recording.
+
+    Yields:
+        Paths relative to ``root``, in no particular order.
+
+    Raises:
+        DataError: where ``root``, or a folder in it, cannot be listed.
+    """
+    suffixes = tuple(suffixes)
+    seen = set()
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        path = os.path.join(root, folder) if folder else root
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in seen:
+                continue  # a link back to a folder that was searched already
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    if entry.name.lower().endswith(suffixes) and not entry.is_dir():
+                        yield name
+                    elif entry.is_dir():
+                        waiting.append(name)
+        except OSError as error:
+            raise DataError(f"the folder {path} cannot be searched ({error.strerror}).") from None
+
+
+def read_pack_keys(path: str) -> list[str]:
+    """The addresses of all data sets in an HDF5 file, in order.
+
+    Raises:
+        DataError: where h5py is not installed or the file cannot be opened.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(f"{path} is an HDF5 pack, which needs h5py: pip install 'eat-audio[hdf5]'.") from None
+    keys: list[str] = []
+
+    def collect(key: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            keys.append(key)
+
+    try:
+        with h5py.File(path, "r") as pack:
+            pack.visititems(collect)
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened as an HDF5 file ({error}).") from None
+    return keys
