@@ -113,9 +113,9 @@ def with_masters(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if not masters:
         return tensors
     trained = [name for name in tensors if not name.startswith(TEACHER) and not name.endswith(POSITIONS)]
-    if len(trained) != len(masters):
+    if len(trained) < len(masters):
         return tensors
-    pairs = list(zip(trained, masters, strict=True))
+    pairs = list(zip(trained[-len(masters) :], masters, strict=True))  # what is frozen comes first
     if all(tensors[n].shape == m.shape and torch.equal(m.to(tensors[n].dtype), tensors[n]) for n, m in pairs):
         tensors.update(pairs)
     return tensors
