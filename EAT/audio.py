@@ -7,6 +7,7 @@ Formats come through libsndfile (wav, flac, ogg, opus, mp3, aiff, ...). Beside p
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Callable
@@ -129,6 +130,22 @@ def open_recording(source: str) -> Recording:
     return recording
 
 
+def _part(rate: int, first: int, count: int) -> tuple[int, int, int]:
+    """What to read for ``count`` 16 kHz samples from number ``first`` on, so that they equal the whole's resampling.
+
+    The filter looks a little beyond the part on both sides, and reading starts where an input and an output sample
+    coincide.
+
+    Returns:
+        First and last input sample (exclusive), and how many output samples come before the wanted ones.
+    """
+    divisor = math.gcd(rate, SAMPLE_RATE)
+    old, new = rate // divisor, SAMPLE_RATE // divisor
+    margin = 2 * ZERO_CROSSINGS * max(1, -(-old // new))
+    start = max(0, first * old // new - margin) // old * old
+    return start, -(-(first + count) * old // new) + margin, first - start // old * new
+
+
 def read_audio(source: str, max_samples: int | None = None, position: float = 0.0) -> Tensor:
     """Read a recording, or as much of it as is wanted, as mono at 16 kHz.
 
@@ -145,18 +162,12 @@ def read_audio(source: str, max_samples: int | None = None, position: float = 0.
     """
     recording = open_recording(source)
     try:
-        start, count, lead = 0, recording.frames, 0
+        start, end, lead = 0, recording.frames, 0
         if max_samples is not None:
-            needed = -(-max_samples * recording.rate // SAMPLE_RATE)
-            surplus = recording.frames - needed
-            if surplus > 0:
-                # The resampling filter looks a little beyond the cut on both sides.
-                margin = ZERO_CROSSINGS * 2 * max(1, -(-recording.rate // SAMPLE_RATE))
-                cut = int(position * surplus)
-                start = max(0, cut - margin)
-                lead = round((cut - start) * SAMPLE_RATE / recording.rate)
-                count = min(recording.frames, cut + needed + margin) - start
-        samples = recording.read(start, count)
+            whole = -(-recording.frames * SAMPLE_RATE // recording.rate)
+            first = int(position * max(0, whole - max_samples))  # of the 16 kHz samples that are wanted
+            start, end, lead = _part(recording.rate, first, max_samples)
+        samples = recording.read(start, min(end, recording.frames) - start)
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
         raise DataError(f"{source} breaks off while being decoded ({error}).") from None
     finally:

@@ -66,8 +66,8 @@ def test_the_published_filterbanks(conformance: Path) -> None:
 def test_on_this_processor_the_published_filterbanks_differ_only_near_the_floor(waves: dict[str, torch.Tensor]) -> None:
     for name in [name[5:] for name in waves if name.startswith("wave_")]:
         ours, published = filterbank(waves[f"wave_{name}"]), waves[f"mel_{name}"]
-        loud = published > 0
-        torch.testing.assert_close(ours[loud], published[loud], rtol=0, atol=1e-5)
+        loud = published > -5
+        torch.testing.assert_close(ours[loud], published[loud], rtol=0, atol=5e-5)
         torch.testing.assert_close(ours, published, rtol=0, atol=2e-3)
 
 

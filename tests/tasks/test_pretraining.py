@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ..fairseq_runs import TINY, train, train_distributed
+from ..recordings import write_mixed_manifest
 
 EVERY_LINE = (
     "loss",
@@ -159,3 +160,32 @@ def test_float16_trains_with_loss_scaling(clip_manifest: Path, tmp_path: Path) -
     )
     assert all(math.isfinite(loss) for loss in run.values("loss")) and run.lines[-1]["loss_scale"] > 0
     assert_half_precision_student(saved(tmp_path), torch.float16)
+
+
+def test_every_format_rate_and_container_in_one_run(clips: list[Path], tmp_path: Path) -> None:
+    count = write_mixed_manifest(tmp_path, clips[:24])
+    run = train(
+        "pretraining_AS2M",
+        *TINY,
+        f"task.data={tmp_path}",
+        "dataset.num_workers=2",
+        f"dataset.batch_size={count}",
+        f"checkpoint.save_dir={tmp_path}/run",
+        "optimization.max_update=3",
+    )
+    assert f"{count} clips listed" in run.output and count == 33
+    assert run.values("bsz") == [count] * 3  # not one clip skipped
+    assert "skipped" not in run.output
+
+
+def test_the_large_recipe_builds_and_runs(clip_manifest: Path, tmp_path: Path) -> None:
+    run = train(
+        "pretraining_AS2M_large",
+        *TINY,
+        f"task.data={clip_manifest}",
+        "dataset.batch_size=4",
+        f"checkpoint.save_dir={tmp_path}",
+        "optimization.max_update=3",
+    )
+    assert len(run.lines) == 3
+    assert run.lines[0]["masked_share"] == pytest.approx(48 / 64)
