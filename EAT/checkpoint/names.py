@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -38,12 +39,12 @@ HUGGINGFACE = "model."
 
 def published_decoder_name(name: str) -> str:
     """``blocks.0.conv.weight`` to ``blocks.0.0.weight``, ``projection.bias`` to ``proj.bias``."""
-    return name.replace(".conv.", ".0.").replace("projection.", "proj.")
+    return re.sub(r"^(blocks\.\d+)\.conv\.", r"\1.0.", name).replace("projection.", "proj.")
 
 
 def own_decoder_name(name: str) -> str:
     """The inverse of :func:`published_decoder_name`."""
-    return name.replace("proj.", "projection.") if name.startswith("proj.") else name.replace(".0.", ".conv.")
+    return re.sub(r"^(blocks\.\d+)\.0\.", r"\1.conv.", name).replace("proj.", "projection.")
 
 
 def from_published_encoder(tensors: Mapping[str, Tensor], names: Mapping[str, str], blocks: str) -> dict[str, Tensor]:

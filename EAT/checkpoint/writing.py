@@ -57,6 +57,10 @@ def _front_end(contents: Contents) -> FrontEnd:
 
 def _fairseq_file(contents: Contents, cfg: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     """A file as fairseq saves it, at update 0 and without optimiser."""
+    # What tasks and models refer to; fairseq fills in the rest with its defaults.
+    common = {"_name": None, "seed": 1, "cpu": False, "fp16": False, "bf16": False, "user_dir": None}
+    optimization = {"_name": None, "max_update": 0, "lr": [0.0], "update_freq": [1]}
+    cfg = {**cfg, "common": common, "optimization": optimization}
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
     return {
         "args": None,
