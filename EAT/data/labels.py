@@ -105,11 +105,9 @@ def _is_index(text: str) -> bool:
 
 
 def write_descriptors(path: str | os.PathLike[str], labels: Sequence[Label]) -> None:
-    """Write label descriptors with a header, as AudioSet has it. Raises DataError where that is not possible."""
+    """Write label descriptors. Raises DataError where that is not possible."""
     with replacing(path) as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["index", "mid", "display_name"])
-        writer.writerows(labels)
+        csv.writer(handle, lineterminator="\n").writerows(labels)
 
 
 def read_lbl(path: str | os.PathLike[str], manifest: Manifest, labels: Sequence[Label]) -> list[list[int]]:

@@ -69,7 +69,7 @@ def for_each(
         DataError: when a process is killed.
     """
     chunks = [sources[start : start + chunk] for start in range(0, len(sources), chunk)]
-    if workers == 1 or len(chunks) == 1:
+    if workers == 1 or len(chunks) <= 1:
         yield from progress(map(function, sources), len(sources), description)
         return
     # Processes are forked from one that has imported this module and done nothing else: quick, and safe where this
