@@ -63,7 +63,7 @@ def _open_file(source: str, handle: Any) -> Recording:
         raise DataError(f"{source} is not audio that libsndfile can read ({reason}).") from None
 
     def read(start: int, count: int) -> np.ndarray:
-        if start:
+        if start != sound.tell():  # compressed formats find their way back to a place only roughly, and slowly
             sound.seek(start)
         return sound.read(count, dtype="float32", always_2d=True)
 
