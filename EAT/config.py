@@ -243,3 +243,63 @@ class PretrainingSettings:
             teacher=TeacherConfig(self.ema_decay, self.ema_end_decay, self.ema_anneal_updates),
             clones=self.clone_batch,
         )
+
+
+ENCODER_SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio", "norm_eps")
+"""What a checkpoint to start from decides about the classifier's encoder."""
+
+
+@dataclass
+class ClassificationSettings:
+    """The classifier's settings as one flat list, under the names that YAML files and checkpoints use."""
+
+    num_classes: int | None = field(
+        default=None, metadata={"help": "classes; null: as many as the data folder's label descriptors have"}
+    )
+    model_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "checkpoint to start from: one of ours, a published fairseq one, or a published Hugging Face "
+            "folder; null trains from scratch"
+        },
+    )
+    weights: str = field(default="student", metadata={"help": "which encoder of model_path: 'student' or 'teacher'"})
+    pooling: str = field(default="cls", metadata={"help": f"what is classified: one of {', '.join(POOLINGS)}"})
+    freeze_encoder: bool = field(default=False, metadata={"help": "train the head alone"})
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "learning rate of block i of L is scaled by layer_decay^(L - i)"}
+    )
+    embed_dim: int | None = field(default=None, metadata={"help": "width; null: model_path's, or 768"})
+    depth: int | None = field(default=None, metadata={"help": "Transformer blocks; null: the same, or 12"})
+    num_heads: int | None = field(default=None, metadata={"help": "attention heads; null: the same, or 12"})
+    mlp_ratio: float | None = field(
+        default=None, metadata={"help": "hidden width of the feed-forward part over embed_dim; null: the same, or 4"}
+    )
+    norm_eps: float | None = field(
+        default=None, metadata={"help": "epsilon of the encoder's LayerNorms; null: the same, or 1e-6"}
+    )
+    head_norm_eps: float = field(default=1e-6, metadata={"help": "epsilon of the head's LayerNorm"})
+    drop_path: float = field(default=0.1, metadata={"help": "DropPath rate of the last block"})
+    activation_checkpointing: bool = field(
+        default=False, metadata={"help": "recompute blocks in the backward pass to save memory"}
+    )
+    clone_batch: int | None = field(
+        default=None,
+        metadata={"help": "without effect: pre-training's setting, accepted so that its overrides serve here too"},
+    )
+
+    def config(self) -> ClassifierConfig:
+        """The network's configuration; sizes that are null are EAT-base's.
+
+        Raises:
+            ConfigError: where settings cannot work together.
+        """
+        if self.num_classes is None:
+            raise ConfigError("model.num_classes is not set.")
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise ConfigError(f"model.layer_decay is {self.layer_decay}; it must lie in (0, 1], where 1 is off.")
+        sizes = {name: getattr(self, name) for name in ENCODER_SIZES if getattr(self, name) is not None}
+        encoder = EncoderConfig(
+            **sizes, drop_path=self.drop_path, activation_checkpointing=self.activation_checkpointing
+        )
+        return ClassifierConfig(self.num_classes, encoder, self.pooling, self.head_norm_eps)

@@ -1,3 +1,3 @@
 """Training objectives, registered with fairseq."""
 
-from . import utterance_frame  # noqa: F401
+from . import classification, utterance_frame  # noqa: F401

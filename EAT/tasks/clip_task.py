@@ -62,15 +62,21 @@ class ClipTask(FairseqTask):
 
     cfg: ClipTaskConfig
 
+    @classmethod
+    def setup_task(cls, cfg: ClipTaskConfig, **kwargs: Any) -> ClipTask:
+        """Set up the task; that fairseq does so for a checkpoint (``from_checkpoint``) makes no difference."""
+        return cls(cfg)
+
     @reports_user_errors
     def __init__(self, cfg: ClipTaskConfig) -> None:
         super().__init__(cfg)
-        if (cfg.norm_mean is None) != (cfg.norm_std is None):
-            raise ConfigError("task.norm_mean and task.norm_std must be set both, or neither.")
-        if cfg.norm_mean is None:
+        mean, std = cfg.norm_mean, cfg.norm_std
+        if mean is None and std is None:
             mean, std = read_normalization(cfg.data)
             record(cfg, "task", norm_mean=mean, norm_std=std)
-        self.front_end = FrontEnd(cfg.target_length, cfg.norm_mean, cfg.norm_std)
+        if mean is None or std is None:
+            raise ConfigError("only one of task.norm_mean and task.norm_std is set; set both, or neither.")
+        self.front_end = FrontEnd(cfg.target_length, mean, std)
         self.skip_logs: dict[str, SkipLog] = {}
         if not 0.0 <= cfg.max_skipped <= 1.0:
             raise ConfigError(f"task.max_skipped is {cfg.max_skipped}; it is a share and must lie in [0, 1].")
