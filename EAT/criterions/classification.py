@@ -65,11 +65,11 @@ class ClassificationCriterion(FairseqCriterion):
         return loss, sample_size, logging_output, logits.detach()
 
     @classmethod
-    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """The loss over devices and accumulated batches: sum by sum."""
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]], decimals: int | None = None) -> None:
+        """The loss over devices and accumulated batches, sum by sum; logged to ``decimals``, or in full."""
         loss, sample_size = (sum(log[key] for log in logging_outputs) for key in ("loss", "sample_size"))
         if sample_size:
-            metrics.log_scalar("loss", loss / sample_size, sample_size, round=None)
+            metrics.log_scalar("loss", loss / sample_size, sample_size, round=decimals)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -90,12 +90,12 @@ class UtteranceFrameCriterion(FairseqCriterion):
             )
 
     @classmethod
-    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Average over devices and accumulated batches, each clip weighing the same."""
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]], decimals: int | None = None) -> None:
+        """Average over devices and accumulated batches, each clip weighing the same; log to ``decimals``, or in full."""
         clips = sum(log.get("sample_size", 0) for log in logging_outputs)
         for key in cls.LOGGED:
             total = sum(log.get(key, 0.0) for log in logging_outputs)
-            metrics.log_scalar(key, total / max(clips, 1), clips, round=None)
+            metrics.log_scalar(key, total / max(clips, 1), clips, round=decimals)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

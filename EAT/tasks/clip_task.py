@@ -52,6 +52,7 @@ class ClipTaskConfig(FairseqDataclass):
     rebuild_batches: bool = field(default=True, metadata={"help": "put clips into new batches every epoch"})
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
+    log_format: str | None = II("common.log_format")
     cpu: bool = II("common.cpu")
     bf16: bool = II("common.bf16")
     fp16: bool = II("common.fp16")
@@ -182,7 +183,8 @@ class ClipTask(FairseqTask):
         clips = sum(log.get("nsentences", 0) for log in logging_outputs)
         metrics.log_speed("clips_per_s", clips, priority=90, round=2)
         metrics.log_scalar("bsz", clips, priority=190, round=1)
-        criterion.__class__.reduce_metrics(logging_outputs)
+        # In full for machines, short for people.
+        criterion.reduce_metrics(logging_outputs, decimals=None if self.cfg.log_format == "json" else 5)
 
     def max_positions(self) -> None:
         """Clips are cut to ``target_length``; none is too long."""
