@@ -1,0 +1,131 @@
+"""Recordings decoded ahead by worker processes, and put into batches of like length."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from ..audio import open_recording, read_audio
+from ..config import PATCH_SIZE
+from ..errors import DataError
+from ..front_end import SAMPLE_RATE, sample_count
+from ..model import padded_frames
+from .sources import Source
+
+FEW = 8
+"""Recordings that are not worth starting workers for."""
+HELD_SECONDS = 1200.0
+"""Decoded audio that may wait for others of its length: 77 MB."""
+
+
+class Decoded(NamedTuple):
+    """A recording that was decoded, is too long to be, or could not be."""
+
+    index: int  # type: ignore[assignment]
+    waveform: NDArray[np.float32] | None
+    """(samples,) at 16 kHz; None for one that is long or could not be read."""
+    problem: str | None
+    """Why it could not be read."""
+
+
+class _Decoder(Dataset):
+    def __init__(self, sources: Sequence[Source], max_frames: int, cut: bool) -> None:
+        self.sources, self.max_frames, self.cut = sources, max_frames, cut
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> Decoded:
+        address = self.sources[index].address
+        try:
+            if self.cut:
+                return Decoded(index, read_audio(address, sample_count(self.max_frames)).numpy(), None)
+            recording = open_recording(address)
+            recording.close()
+            if padded_frames(math.ceil(recording.frames * SAMPLE_RATE / recording.rate)) > self.max_frames:
+                return Decoded(index, None, None)
+            return Decoded(index, read_audio(address).numpy(), None)
+        except DataError as error:
+            return Decoded(index, None, str(error))
+        except MemoryError:
+            return Decoded(index, None, f"{address} needs more memory to decode than there is.")
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def default_workers(count: int) -> int:
+    """Worker processes for so many recordings: none for a few, else one a core, 8 at most."""
+    return 0 if count <= FEW else min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
+def decode_ahead(sources: Sequence[Source], max_frames: int, cut: bool, workers: int) -> Iterator[Decoded]:
+    """Decode recordings in order, ahead of whoever asks.
+
+    Args:
+        sources: which.
+        max_frames: the longest that is decoded, in frames of 10 ms.
+        cut: whether longer ones are cut, or only reported as long.
+        workers: processes that decode; 0 decodes in this one.
+    """
+    # Arrays rather than tensors, and items rather than batches: a tensor sent between processes holds a file open.
+    yield from DataLoader(
+        _Decoder(sources, max_frames, cut),
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=8 if workers else None,
+    )
+
+
+class Batch(NamedTuple):
+    """Recordings of one padded length."""
+
+    frames: int
+    """That length, in frames of 10 ms; a multiple of 16."""
+    indices: list[int]
+    waveforms: list[NDArray[np.float32]]
+
+
+def by_length(decoded: Iterator[Decoded], batch_size: int, frames: int | None) -> Iterator[Batch | Decoded]:
+    """Collect recordings into batches of equal padded length, so that no clip is computed with others' padding.
+
+    A batch goes out when it is full, or when more than ``HELD_SECONDS`` of audio are waiting.
+
+    Args:
+        decoded: recordings.
+        batch_size: clips of 10 s in a batch; of shorter ones more, of longer ones fewer.
+        frames: pad all to this length; None pads each to its own, rounded up to a multiple of 16.
+
+    Yields:
+        Batches; and, as they come, recordings that are long or could not be read.
+    """
+    waiting: dict[int, Batch] = {}
+    held = 0
+    for item in decoded:
+        if item.waveform is None:
+            yield item
+            continue
+        length = frames or padded_frames(len(item.waveform))
+        batch = waiting.setdefault(length, Batch(length, [], []))
+        batch.indices.append(item.index)
+        batch.waveforms.append(item.waveform)
+        held += len(item.waveform)
+        full = len(batch.indices) >= clips_per_batch(length, batch_size)
+        if full or held > HELD_SECONDS * SAMPLE_RATE:
+            batch = batch if full else max(waiting.values(), key=lambda b: b.frames * len(b.indices))
+            held -= sum(len(waveform) for waveform in batch.waveforms)
+            yield waiting.pop(batch.frames)
+    yield from waiting.values()
+
+
+def clips_per_batch(frames: int, batch_size: int) -> int:
+    """As many clips of ``frames`` as ``batch_size`` clips of 10 s have frames, but at least one."""
+    return max(1, batch_size * 1024 // max(frames, PATCH_SIZE * 4))
