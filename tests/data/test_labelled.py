@@ -1,0 +1,85 @@
+"""Labelled clips: targets, and random numbers that follow from seed, epoch and clip alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from EAT.augment import Augmentation
+from EAT.data.labelled import LabelledClips
+from EAT.data.manifest import Manifest
+from EAT.errors import DataError
+from EAT.front_end import FrontEnd
+
+EVERYTHING = Augmentation(0.8, 1.0, 0.2, 0.2, True, 10.0, 0.1, 10)
+
+
+def clips_of(folder: Path, **changes) -> LabelledClips:
+    manifest = Manifest(folder / "train.tsv")
+    settings = {
+        "labels": [[index % 3] + [3] * (index % 2) for index in range(len(manifest))],
+        "classes": 5,
+        "single_label": False,
+        "augmentation": EVERYTHING,
+        **changes,
+    }
+    return LabelledClips(manifest, FrontEnd(64, -8.0, 5.0), "random", "device", 1, **settings)
+
+
+def test_targets_by_hand(clip_manifest: Path) -> None:
+    assert clips_of(clip_manifest).targets([5, 0]).tolist() == [[0, 0, 1, 1, 0], [1, 0, 0, 0, 0]]
+
+
+def equal(one: dict, other: dict) -> bool:
+    return one["mixing"] == other["mixing"] and all(
+        torch.equal(one[key], other[key]) for key in ("waveforms", "lengths", "targets", "drawn")
+    )
+
+
+def test_workers_and_repetition_change_nothing_and_epochs_everything(clip_manifest: Path) -> None:
+    batches = {}
+    for workers in (0, 2):
+        dataset = clips_of(clip_manifest)
+        dataset.set_epoch(3)
+        loader = DataLoader(dataset, batch_size=4, num_workers=workers, collate_fn=dataset.collate)
+        batches[workers] = [batch for batch, _ in zip(loader, range(3), strict=False)]
+    assert all(equal(one, other) for one, other in zip(batches[0], batches[2], strict=True))
+    dataset = clips_of(clip_manifest)
+    dataset.set_epoch(4)
+    later = dataset.collate([dataset[index] for index in range(4)])
+    assert later["mixing"] != batches[0][0]["mixing"]
+    assert not torch.equal(later["drawn"], batches[0][0]["drawn"])
+    assert not torch.equal(later["waveforms"], batches[0][0]["waveforms"])
+
+
+def test_a_clip_draws_the_same_in_any_batch(clip_manifest: Path) -> None:
+    dataset = clips_of(clip_manifest)
+    one, other = dataset.collate([dataset[7], dataset[2]]), dataset.collate([dataset[2]])
+    assert torch.equal(one["drawn"][1], other["drawn"][0])
+    assert one["drawn"].dtype == torch.float64  # float32 would be halved on its way to the device
+
+
+def test_without_augmentation_clips_are_as_recorded(clip_manifest: Path) -> None:
+    dataset = clips_of(clip_manifest, augmentation=None)
+    batch = dataset.collate([dataset[0]])
+    assert "drawn" not in batch and "mixing" not in batch
+    assert torch.equal(dataset[0]["waveform"], clips_of(clip_manifest, augmentation=Augmentation())[0]["waveform"])
+
+
+def test_an_empty_batch_still_has_targets(clip_manifest: Path) -> None:
+    batch = clips_of(clip_manifest).collate([])
+    assert batch["clips"] == [] and batch["targets"].shape == (0, 5) and batch["drawn"].shape == (0, 7)
+
+
+def test_several_labels_where_one_is_asked_for(clip_manifest: Path) -> None:
+    with pytest.raises(DataError, match=r"ambi_dark_woosh.flac in .*train.tsv has 2 labels"):
+        clips_of(clip_manifest, single_label=True)
+
+
+def test_labels_take_a_few_bytes_a_clip(clip_manifest: Path) -> None:
+    dataset = clips_of(clip_manifest)
+    assert dataset._labels.dtype == np.int32 and dataset._labels.nbytes + dataset._starts.nbytes < 20 * len(dataset)
