@@ -258,6 +258,8 @@ class ScoredWindow(NamedTuple):
     start: float
     """Seconds from the recording's start."""
     end: float
+    slot: tuple[float, float]
+    """The part of the timeline that this window stands for: slots neither overlap nor leave gaps."""
     scores: Tensor
     """(classes,) float32 on the CPU."""
 
@@ -287,4 +289,5 @@ def score_recording(
             with torch.inference_mode():
                 scores = model.scores(clips, target_length=window).cpu()
             for place, row in zip(windows, scores, strict=True):
-                yield ScoredWindow(place.start / 100, min(place.end / 100, duration), row)
+                start, end, *slot = (min(frame / 100, duration) for frame in place)
+                yield ScoredWindow(start, end, (slot[0], slot[1]), row)

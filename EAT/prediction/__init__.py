@@ -1,0 +1,1 @@
+"""Class scores of recordings, and the forms in which people read them."""
