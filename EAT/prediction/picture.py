@@ -20,7 +20,9 @@ from .scoring import Prediction, best
 COLUMNS = 1600
 """Widest spectrogram that is drawn; longer recordings are averaged over time."""
 CLASSES = 10
-TICKS_HZ = (125, 250, 500, 1000, 2000, 4000, 8000)
+FLOOR = -15.9
+"""The filterbank's logarithm of next to nothing."""
+TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000)
 TEXT, MUTED, PAPER = "#1f2430", "#6b7280", "#ffffff"
 
 
@@ -47,7 +49,12 @@ def spectrogram(source: str) -> NDArray[np.float32]:
             count = min(per_read, frames - first)
             mel = filterbank(stream.read(first * FRAME_SHIFT, FRAME_LENGTH + (count - 1) * FRAME_SHIFT))
             columns += [part.mean(dim=0) for part in mel.split(step)]
-    return torch.stack(columns).T.numpy()
+    mel = torch.stack(columns).T.numpy()
+    # The lowest bands are narrower than the spectrum's bins and some catch none; the eye should not trip over them.
+    empty = np.flatnonzero(mel.max(axis=1) <= FLOOR)
+    for row in empty[(empty > 0) & (empty < len(mel) - 1)]:
+        mel[row] = (mel[row - 1] + mel[row + 1]) / 2
+    return mel
 
 
 def draw(prediction: Prediction, labels: Sequence[Label], path: str, classes: int = CLASSES) -> None:
@@ -93,8 +100,8 @@ def draw(prediction: Prediction, labels: Sequence[Label], path: str, classes: in
 
 def _draw_spectrogram(axes: Any, mel: NDArray[np.float32], duration: float) -> None:
     # Silence sits at the floor of the logarithm; colours begin where sound does.
-    heard = mel[mel > -15]
-    low, high = np.percentile(heard, [3, 99.7]) if heard.size else (-15.0, 0.0)
+    heard = mel[mel > FLOOR]
+    low, high = np.percentile(heard, [3, 99.7]) if heard.size else (FLOOR, 0.0)
     axes.imshow(
         mel, origin="lower", aspect="auto", extent=(0, duration, 0, len(mel)), cmap="magma", vmin=low, vmax=high,
         interpolation="nearest",
