@@ -33,4 +33,5 @@ def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]
     except OSError as error:
         raise DataError(f"{target} cannot be written ({error.strerror or error}).") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
