@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import sys
 import warnings
@@ -34,6 +35,8 @@ def reports_user_errors(function: Function) -> Function:
             logger.error(str(error))
             raise SystemExit(1) from None
 
+    # fairseq asks a method for its arguments before it passes some, and does not look behind a wrapper.
+    wrapper.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return wrapper  # type: ignore[return-value]
 
 
