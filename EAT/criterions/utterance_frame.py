@@ -91,7 +91,7 @@ class UtteranceFrameCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]], decimals: int | None = None) -> None:
-        """Average over devices and accumulated batches, each clip weighing the same; log to ``decimals``, or in full."""
+        """Average over devices and accumulated batches, each clip weighing the same; in full unless ``decimals``."""
         clips = sum(log.get("sample_size", 0) for log in logging_outputs)
         for key in cls.LOGGED:
             total = sum(log.get(key, 0.0) for log in logging_outputs)

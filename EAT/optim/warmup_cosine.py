@@ -19,7 +19,7 @@ class WarmupCosineConfig(CosineLRScheduleConfig):
 
 @register_lr_scheduler("eat_cosine", dataclass=WarmupCosineConfig)
 class WarmupCosine(CosineLRSchedule):
-    """Linear from ``warmup_init_lr`` over ``warmup_updates``, then half a cosine down to ``min_lr`` at max_update."""
+    """Linear from ``warmup_init_lr`` over ``warmup_updates``, half a cosine down to ``min_lr``, then constant."""
 
     @reports_user_errors
     def __init__(self, cfg: WarmupCosineConfig, optimizer: Any) -> None:
@@ -29,3 +29,11 @@ class WarmupCosine(CosineLRSchedule):
                 f"{cfg.max_update} updates; the warm-up must be shorter."
             )
         super().__init__(cfg, optimizer)
+
+    def step_update(self, num_updates: int) -> float:
+        """Set the learning rate for the update after ``num_updates``; fairseq's own would begin a second cosine."""
+        if num_updates >= self.warmup_updates + self.period:
+            self.lr = self.cfg.min_lr
+            self.optimizer.set_lr(self.lr)
+            return self.lr
+        return super().step_update(num_updates)

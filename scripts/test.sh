@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Sets up the environment (see environment.sh) and runs everything that guards users: style, types and all tests.
+#
+#   bash scripts/test.sh            everything
+#   bash scripts/test.sh -k masks   pytest's own options choose tests
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+install_environment requirements.txt requirements-test.txt
+
+ruff check .
+ruff format --check .
+mypy
+python -m pytest "$@"
