@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..extraction.decoding import default_workers
 from ..front_end import FrontEnd
 from ..progress import progress_bar
 from .clips import ClipDataset, batch_filterbank
@@ -31,7 +32,7 @@ def filterbank_batches(
     manifest: Manifest,
     front_end: FrontEnd,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     device: torch.device,
     description: str,
 ) -> Iterator[FilterbankBatch]:
@@ -41,7 +42,7 @@ def filterbank_batches(
         manifest: which clips.
         front_end: length and normalisation.
         batch_size: clips a batch.
-        workers: processes that read; 0 reads in this one.
+        workers: processes that read; 0 reads in this one, None chooses.
         device: where filterbanks are computed.
         description: for the progress bar.
 
@@ -49,6 +50,7 @@ def filterbank_batches(
         Batches, without the clips that could not be read.
     """
     clips = ClipDataset(manifest, front_end)
+    workers = default_workers(len(manifest)) if workers is None else workers
     loader = DataLoader(clips, batch_size, num_workers=workers, collate_fn=clips.collate)  # type: ignore[arg-type]
     bar = progress_bar(len(manifest), description)
     try:

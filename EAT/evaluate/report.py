@@ -188,9 +188,9 @@ def _class_table(evaluation: Evaluation) -> str:
             row[CONFUSED] = displays[row[CONFUSED]]
     main = "AP" if isinstance(evaluation.metrics, MultiLabelMetrics) else "recall"
     rows.sort(key=lambda row: (math.isnan(row[main]), -row[main], row["index"]))
+    numeric = ("clips", "AUC", "precision", main)
     head = "".join(
-        f"<th{' class=value' if name in ('clips', 'AUC', 'precision', main) else ''}>{escape(name)}</th>"
-        + ("<th></th>" if name == main else "")
+        f"<th{' class=value' * (name in numeric)}>{escape(HEADINGS.get(name, name))}</th>{'<th></th>' * (name == main)}"
         for name in _columns(rows)
     )
     body = "".join(f"<tr>{_class_cells(row, main)}</tr>" for row in rows)

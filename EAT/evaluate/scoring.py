@@ -74,7 +74,7 @@ def evaluate(
     task: str = "auto",
     target_length: int | None = None,
     batch_size: int = 32,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> Evaluation:
     """Score every clip of a split and work out the metrics.
 
@@ -86,7 +86,7 @@ def evaluate(
         task: ``multi-label``, ``single-label``, or ``auto`` to let the data decide.
         target_length: frames that clips are padded or cut to; None takes what the model was trained with.
         batch_size: clips at a time.
-        workers: processes that read clips.
+        workers: processes that read clips; None chooses.
 
     Raises:
         CheckpointError: for a model without classes, or with another number of them than the descriptors.
@@ -119,7 +119,7 @@ def evaluate(
 
 
 def score(
-    model: EATModel, manifest: Manifest, front_end: FrontEnd, batch_size: int, workers: int, description: str
+    model: EATModel, manifest: Manifest, front_end: FrontEnd, batch_size: int, workers: int | None, description: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the clips that could be read, and their scores (clips, classes) as probabilities."""
     clips: list[int] = []

@@ -171,7 +171,7 @@ def test_unreadable_clips_are_named_and_the_rest_is_done(data, conformance, clip
         (["--labels", "none.csv"], "none.csv cannot be read"),
         (["--labels", "DATA/five.csv"], "has 6 classes, but .*five.csv has 5"),
         (["--target-length", "100"], "--target-length is 100"),
-        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
         (["--device", "nonsense"], "--device nonsense cannot be used"),
         (["--norm-std", "0"], "cannot normalise"),
         (["--task", "single-label"], "clip 4 has 2 labels; use --task multi-label"),

@@ -1,0 +1,1 @@
+"""How good a model's frozen features are, layer by layer: ``python -m EAT.probe --help``."""
