@@ -37,12 +37,15 @@ def sample_count(frames: int) -> int:
     return FRAME_LENGTH + (frames - 1) * FRAME_SHIFT
 
 
+# Constants are kept from the first call on; made in inference mode, they could not be trained through later.
 @functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _window(device: torch.device) -> Tensor:
     return torch.hann_window(FRAME_LENGTH, periodic=False, dtype=torch.float32).to(device)
 
 
 @functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _mel_weights(device: torch.device) -> Tensor:
     """Triangular filters on the HTK mel scale, (FFT_SIZE / 2 + 1, MEL_BINS)."""
 

@@ -26,6 +26,7 @@ def _filter(time: Tensor, cutoff: float) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # kept from call to call, and a tensor made in inference mode cannot be trained through
 def _polyphase_kernel(old: int, new: int, device: torch.device) -> tuple[Tensor, int]:
     """One filter per output phase, (new, 1, 2 width + old), and the width in input samples.
 
