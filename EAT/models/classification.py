@@ -12,7 +12,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 
 from ..checkpoint import Checkpoint, read_checkpoint
-from ..config import ENCODER_SIZES, ClassificationSettings
+from ..config import ENCODER_SIZES, ClassificationSettings, EncoderConfig
 from ..errors import CheckpointError
 from ..fairseq_support import record
 from ..network.classifier import Classifier
@@ -65,7 +65,8 @@ def layer_wise(depth: int, decay: float) -> Callable[[str], float]:
 def read_initial(cfg: Any) -> Checkpoint | None:
     """Read the checkpoint that ``model.model_path`` names and take over its encoder's sizes.
 
-    They are written into the run's configuration, so that its checkpoints describe themselves.
+    They, or EAT-base's where there is none, are written into the run's configuration, so that its checkpoints describe
+    themselves.
 
     Args:
         cfg: the run's ``model`` section.
@@ -77,6 +78,7 @@ def read_initial(cfg: Any) -> Checkpoint | None:
         CheckpointError: where it cannot be read, or a size that is set explicitly is not the checkpoint's.
     """
     if cfg.model_path is None:
+        record(cfg, "model", **{name: getattr(EncoderConfig, name) for name in ENCODER_SIZES if cfg[name] is None})
         return None
     checkpoint = read_checkpoint(cfg.model_path, cfg.weights)
     adopt_sizes(cfg, checkpoint)
