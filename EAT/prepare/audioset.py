@@ -6,6 +6,7 @@ import argparse
 import csv
 import os
 import re
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..data.search import PACK_SUFFIXES, find_files, read_pack_keys
 from ..errors import ConfigError, DataError
 from ..files import replacing
 from ..progress import progress
+from .measure import for_each
 from .output import MISSING, UNREADABLE, Clips, check_folder, measure, normalize, write_split, write_weights
 
 CLASS_LIST = "class_labels_indices.csv"
@@ -115,23 +117,41 @@ def parse_clip_name(path: str) -> tuple[str, str | None] | None:
     return (found[1], found[2]) if found else None
 
 
-def list_clips(root: str) -> Iterator[str]:
-    """Every recording in a folder, also those inside HDF5 packs, as paths relative to it."""
+def pack_clips(path: str) -> list[str] | str:
+    """The addresses of an HDF5 pack's data sets, or why it cannot be opened."""
+    try:
+        return [f"{path}/{key}" for key in read_pack_keys(path)]
+    except DataError as error:
+        return str(error)
+
+
+def list_clips(root: str, workers: int, problems: list[str]) -> Iterator[str]:
+    """Every recording in a folder, also those inside HDF5 packs, as paths relative to it.
+
+    Packs that cannot be opened are named on stderr and in ``problems``.
+    """
+    packs = []
     for path in find_files(root, AUDIO_SUFFIXES + PACK_SUFFIXES):
         if path.lower().endswith(PACK_SUFFIXES):
-            yield from (f"{path}/{key}" for key in read_pack_keys(os.path.join(root, path)))
+            packs.append(os.path.join(root, path))
         else:
             yield path
+    for clips in for_each(pack_clips, packs, "packs", workers, chunk=1):
+        if isinstance(clips, str):
+            print(clips, file=sys.stderr)
+            problems.append(clips)
+        else:
+            yield from (path.removeprefix(root).lstrip("/") for path in clips)
 
 
-def find_clips(root: str, lists: Sequence[Segments]) -> list[list[str]]:
-    """Look for the listed clips in one folder.
+def find_clips(root: str, lists: Sequence[Segments], workers: int, problems: list[str]) -> list[list[str]]:
+    """Look for the listed clips in one folder; ``problems`` receives what could not be searched.
 
     Returns:
         For each list the path of each row's clip, empty where there is none. Of several the first by name is taken.
     """
     found = [[""] * len(segments) for segments in lists]
-    for path in progress(list_clips(root), description="searching", unit="file"):
+    for path in progress(list_clips(root, workers, problems), description="searching", unit="file"):
         parsed = parse_clip_name(path)
         if parsed is None or not holdable(path):
             continue
@@ -187,9 +207,11 @@ def run(args: argparse.Namespace) -> int:
     wanted = [("train", audio, args.train_segments), ("eval", eval_audio, args.eval_segments)]
     lists = {name: (root, Segments(paths, labels)) for name, root, paths in wanted if paths}
     found: dict[str, Clips] = {}
+    problems: list[str] = []
     for root in dict.fromkeys(root for root, _ in lists.values()):
         here = {name: segments for name, (folder, segments) in lists.items() if folder == root}
-        for (name, segments), paths in zip(here.items(), find_clips(root, list(here.values())), strict=True):
+        places = find_clips(root, list(here.values()), args.workers, problems)
+        for (name, segments), paths in zip(here.items(), places, strict=True):
             samples = np.array([args.assume_samples or UNREADABLE if path else MISSING for path in paths])
             found[name] = Clips(root, paths, segments.labels, samples, list(segments.row))
             if args.assume_samples is None:
@@ -202,7 +224,7 @@ def run(args: argparse.Namespace) -> int:
         if name == "train":
             write_weights(data, usable.labels or [])
             normalize(data, usable, args)
-    return 1 if any(clips.unreadable() for clips in found.values()) else 0
+    return 1 if problems or any(clips.unreadable() for clips in found.values()) else 0
 
 
 def report_losses(data: Path, name: str, clips: Clips, repeated: int) -> None:

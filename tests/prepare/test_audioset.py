@@ -96,6 +96,14 @@ def test_packs_and_a_folder_of_its_own_for_evaluation(download, labelled):
     assert manifest.samples(place) == 32000 and len(read_audio(manifest.source(place))) == 16000
 
 
+def test_a_broken_pack_is_named_and_the_rest_is_done(download, capsys, labelled):
+    (download / "audio" / "eval" / "broken00000.wav").unlink()
+    (download / "audio" / "pack.hdf5").write_bytes(b"no pack")
+    assert main(arguments(download)) == 1
+    assert "pack.hdf5 cannot be opened as an HDF5 file" in capsys.readouterr().err
+    assert len(labelled(download / "data", "train")) == 4
+
+
 def test_lengths_can_be_assumed(download):
     assert main(arguments(download, "--assume-samples", "160000", "--normalization-clips", "0")) == 0
     assert {line.split("\t")[1] for line in (download / "data" / "eval.tsv").read_text().splitlines()[1:]} == {"160000"}
