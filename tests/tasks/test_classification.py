@@ -96,12 +96,12 @@ def test_two_processes_measure_the_same_as_one_and_as_scikit_learn(multi: Path, 
     expected = np.mean([average_precision_score(targets[:, k], scores[:, k]) for k in np.flatnonzero(present)])
     auc = np.mean([roc_auc_score(targets[:, k], scores[:, k]) for k in np.flatnonzero(present)])
     assert mean_ap[0] == pytest.approx(expected, abs=1e-6)
-    logged = [validations(run)[-1] for run in (one, two[0], two[1])]
+    logged = [validations(run)[-1] for run in (one, two[0])]
     for line in logged:
         assert line["eval_mAP"] == pytest.approx(expected, abs=1e-5)
         assert line["eval_AUC"] == pytest.approx(auc, abs=1e-5)
         assert line["eval_loss"] == pytest.approx(logged[0]["eval_loss"], rel=1e-5)
-    for run in (one, *two):
+    for run in (one, two[0]):  # the others keep silent
         named = re.findall(r"eval: (\d+) of 12 classes have no clip and are left out of the means: (.*)", run.output)
         assert len(named) == 1 and int(named[0][0]) == (~present).sum() and "Nobody'S" in named[0][1]
 
