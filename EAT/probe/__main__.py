@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         help="weight of the linear classifier's squared norm (default 1)")  # fmt: skip
     add("--seed", type=int, default=1, help="of the mix, and of an untrained encoder (default 1)")
     add("--untrained", action="store_true", help="probe an encoder of the checkpoint's sizes that was never trained")
-    add("--cache", type=Path, metavar="FOLDER", help="where features are kept (default: FOLDER/features in the data)")
+    add("--cache", type=Path, metavar="FOLDER", help="where features are kept (default: features in the data folder)")
     add("--output", type=Path, metavar="CSV", help="also write the table there")
     return top
 
