@@ -283,10 +283,6 @@ class ClassificationSettings:
     activation_checkpointing: bool = field(
         default=False, metadata={"help": "recompute blocks in the backward pass to save memory"}
     )
-    clone_batch: int | None = field(
-        default=None,
-        metadata={"help": "without effect: pre-training's setting, accepted so that its overrides serve here too"},
-    )
 
     def config(self) -> ClassifierConfig:
         """The network's configuration; sizes that are null are EAT-base's.
