@@ -49,9 +49,20 @@ class Recording(NamedTuple):
     close: Callable[[], Any]
 
 
+class _Sound(soundfile.SoundFile):
+    """A file that is read on from where the last read ended.
+
+    The base class follows every read of a seekable file with a seek to where it already is, after which MP3 decodes
+    its next frames wrongly.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _open_file(source: str, handle: Any) -> Recording:
     try:
-        sound = soundfile.SoundFile(handle)
+        sound = _Sound(handle)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(handle, str) and not os.path.exists(handle):
             raise DataError(f"{source} does not exist; check the manifest's root folder and paths.") from None
@@ -62,10 +73,15 @@ def _open_file(source: str, handle: Any) -> Recording:
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
         raise DataError(f"{source} is not audio that libsndfile can read ({reason}).") from None
 
+    position = 0
+
     def read(start: int, count: int) -> np.ndarray:
-        if start != sound.tell():  # compressed formats find their way back to a place only roughly, and slowly
+        nonlocal position
+        if start != position:
             sound.seek(start)
-        return sound.read(count, dtype="float32", always_2d=True)
+        samples = sound.read(min(count, sound.frames - start), dtype="float32", always_2d=True)
+        position = start + len(samples)
+        return samples
 
     return Recording(sound.frames, sound.samplerate, sound.channels, read, sound.close)
 
