@@ -68,8 +68,8 @@ class ClassificationCriterion(FairseqCriterion):
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]], decimals: int | None = None) -> None:
         """The loss over devices and accumulated batches, sum by sum; logged to ``decimals``, or in full."""
         loss, sample_size = (sum(log[key] for log in logging_outputs) for key in ("loss", "sample_size"))
-        if sample_size:
-            metrics.log_scalar("loss", loss / sample_size, sample_size, round=decimals)
+        # A number or a tensor on the device, which a comparison with 0 in an "if" would wait for.
+        metrics.log_scalar("loss", loss / (sample_size + (sample_size == 0)), sample_size, round=decimals)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fairseq.dataclass.initialize import add_defaults
-from fairseq.tasks import setup_task
+from fairseq.tasks import FairseqTask, setup_task
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from EAT.checkpoint import read_checkpoint
@@ -221,7 +221,13 @@ def huggingface_name(name: str) -> str:
 
 
 def test_a_single_label_run_keeps_the_most_accurate_checkpoint(tmp_path: Path) -> None:
-    write_single_label(tmp_path / "data")
+    """Two clips of the evaluation split cannot be read, one of them alone in the last batch."""
+    write_single_label(tmp_path / "data", evaluation=17)
+    manifest = tmp_path / "data" / "eval.tsv"
+    lines = manifest.read_text().splitlines()
+    order = np.random.default_rng((1, 1)).permutation(17)  # the order in which clips come into batches of 8
+    lines[1 + order[2]], lines[1 + order[16]] = "gone.flac\t16000", "lost.flac\t16000"
+    manifest.write_text("\n".join(lines) + "\n")
     run = train(
         "finetuning_ESC50",
         *TINY,
@@ -229,11 +235,16 @@ def test_a_single_label_run_keeps_the_most_accurate_checkpoint(tmp_path: Path) -
         "model.num_classes=null",
         "model.pooling=mean",
         "dataset.batch_size=8",
+        "task.max_skipped=0.2",
         "optimization.max_update=9",
         f"checkpoint.save_dir={tmp_path}/run",
     )
     lines = validations(run)
     assert len(lines) == 3
+    assert "clip skipped (2 so far)" in run.output
+    assert all(
+        line["eval_accuracy"] * 15 == pytest.approx(round(line["eval_accuracy"] * 15), abs=1e-3) for line in lines
+    )
     best = max(line["eval_accuracy"] for line in lines)
     state = load(tmp_path / "run" / "checkpoint_best.pt")
     assert state["extra_state"]["best"] == pytest.approx(best, abs=1e-6)
@@ -241,7 +252,7 @@ def test_a_single_label_run_keeps_the_most_accurate_checkpoint(tmp_path: Path) -
     assert 0 <= lines[-1]["eval_balanced_accuracy"] <= 1
 
 
-def check(data: Path, tmp_path: Path, *overrides: str) -> None:
+def check(data: Path, tmp_path: Path, *overrides: str) -> FairseqTask:
     """Everything that fairseq's training does with the recipe before its first update, in its order."""
     with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
         cfg = hydra.compose(
@@ -261,6 +272,7 @@ def check(data: Path, tmp_path: Path, *overrides: str) -> None:
     task.build_criterion(cfg.criterion)
     task.load_dataset("eval")
     task.load_dataset("train")
+    return task
 
 
 def refused(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, *overrides: str) -> str:
@@ -321,3 +333,27 @@ def test_a_folder_of_another_run_is_not_resumed(multi: Path, tmp_path: Path, cap
     assert "checkpoint_last.pt cannot be resumed by fine-tuning, it is a published pretraining" in refused(
         multi, tmp_path, caplog
     )
+
+
+def test_every_epoch_draws_others_by_weight_and_every_process_the_same(multi: Path, tmp_path: Path) -> None:
+    (multi / "weights").write_text("".join(f"{1 + index}\n" for index in range(24)))
+    overrides = ("task.weights=weights", "task.samples_per_epoch=6")
+    train_clips, other = (check(multi, tmp_path, *overrides).dataset("train") for _ in range(2))
+    drawn = np.zeros(24)
+    orders = set()
+    for epoch in range(1, 201):
+        train_clips.set_epoch(epoch)
+        other.set_epoch(epoch)
+        order = train_clips.ordered_indices()
+        assert np.array_equal(order, other.ordered_indices()) and len(set(order)) == 6
+        drawn[order] += 1
+        orders.add(tuple(order))
+    assert len(orders) == 200
+    assert drawn[12:].sum() > 2 * drawn[:12].sum()  # 222 to 78 by weight
+
+
+def test_only_the_training_split_is_augmented(multi: Path, tmp_path: Path) -> None:
+    task = check(multi, tmp_path, "task.crop=random")
+    assert task.dataset("train").crop == "random"
+    assert task.dataset("train").augmentation == task.augmentation
+    assert task.dataset("eval").augmentation is None and task.dataset("eval").crop == "start"
