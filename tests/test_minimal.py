@@ -1,7 +1,9 @@
 """Extraction and prediction where nothing is installed but torch, numpy and soundfile."""
 
+import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,68 +12,69 @@ import pytest
 
 from .conftest import CONFORMANCE, ROOT
 
-BLOCKED = """
-import importlib.metadata, re, sys
+PACKAGES = ("torch", "torchaudio", "numpy", "soundfile")
+ABSENT = ("fairseq", "hydra", "omegaconf", "transformers", "tqdm", "safetensors", "h5py", "matplotlib", "sklearn")
 
-ALLOWED = {"torch", "torchaudio", "numpy", "soundfile", "eat-audio"}
-waiting = set(ALLOWED)
-while waiting:  # and what these bring with them
-    try:
-        needs = importlib.metadata.requires(waiting.pop()) or []
-    except importlib.metadata.PackageNotFoundError:
-        continue
-    for need in needs:
-        name = re.match(r"[\\w.-]+", need)[0].lower()
-        if "extra ==" not in need and name not in ALLOWED and name != "tqdm":
-            ALLOWED.add(name)
-            waiting.add(name)
-ALLOWED = {name.replace("_", "-").lower() for name in ALLOWED}
-MODULES = {
-    module
-    for module, packages in importlib.metadata.packages_distributions().items()
-    if not {package.replace("_", "-").lower() for package in packages} & ALLOWED
-}
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in MODULES:
-            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
-
-sys.meta_path.insert(0, Blocked())
-for name in ("fairseq", "hydra", "omegaconf", "tqdm", "safetensors", "h5py", "matplotlib", "sklearn"):
-    try:
-        __import__(name)
-    except ImportError:
-        continue
-    raise SystemExit(f"{name} should be blocked")
-import runpy
-sys.argv = sys.argv[1:]
+START = """
+import importlib.util, runpy, sys
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+for name in sys.argv[3].split(","):
+    assert importlib.util.find_spec(name) is None, name
+sys.argv = sys.argv[4:]
 if sys.argv[0].endswith(".py"):
     runpy.run_path(sys.argv[0], run_name="__main__")
 else:
-    runpy.run_module(sys.argv[0], run_name="__main__")
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 
-def run(*arguments):
-    command = [sys.executable, "-c", BLOCKED, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """A folder of those packages, what they require, and nothing else."""
+    folder = tmp_path_factory.mktemp("packages")
+    waiting, seen = list(PACKAGES), set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name in ABSENT:
+            continue
+        seen.add(name)
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # wanted on other systems only
+        for file in distribution.files or []:
+            top = file.parts[0]
+            if top not in ("..", "__pycache__", "bin") and not (folder / top).exists():
+                (folder / top).symlink_to(distribution.locate_file(top))
+        needs = [need for need in distribution.requires or [] if "extra ==" not in need]
+        waiting += [re.match(r"[\w.-]+", need)[0].lower() for need in needs]
+    return folder
+
+
+def run(packages, *arguments):
+    """A command where Python sees the checkout and those packages alone (-S leaves site-packages out)."""
+    start = [sys.executable, "-S", "-c", START, str(packages), str(ROOT), ",".join(ABSENT)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment["OMP_NUM_THREADS"] = "1"
+    command = start + [str(argument) for argument in arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
-def test_extraction(tmp_path, clips):
+def test_extraction(tmp_path, clips, packages):
     checkpoint = CONFORMANCE / "official_pretrain.pt"
     script = "feature_extract/feature_extract.py"
-    done = run(script, "--source", *clips[:9], "--output", tmp_path, "--checkpoint", checkpoint, "--num-workers", 1)
+    done = run(
+        packages, script, "--source", *clips[:9], "--output", tmp_path, "--checkpoint", checkpoint, "--num-workers", 1
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list(tmp_path.iterdir())) == 9
     assert np.load(tmp_path / f"{clips[0].stem}.npy").shape[1] == 64
 
 
-def test_prediction(tmp_path, clips):
+def test_prediction(tmp_path, clips, packages):
     (tmp_path / "labels.csv").write_text("\n".join(f"{index},label{index}" for index in range(6)))
     options = ["--checkpoint", CONFORMANCE / "official_finetune.pt", "--labels", tmp_path / "labels.csv"]
-    done = run("EAT.predict", "--source", clips[0], *options, "--format", "json", "--top-k", 3)
+    done = run(packages, "EAT.predict", "--source", clips[0], *options, "--format", "json", "--top-k", 3)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(json.loads(done.stdout)[0]["top"]) == 3
 
@@ -83,8 +86,8 @@ def test_prediction(tmp_path, clips):
         (["--checkpoint", "{c}/official_pretrain.pt", "--output", "{t}/o.h5"], "eat-audio[hdf5]"),
     ],
 )
-def test_what_is_missing_is_named(tmp_path, clips, arguments, extra):
+def test_what_is_missing_is_named(tmp_path, clips, packages, arguments, extra):
     arguments = [argument.format(c=CONFORMANCE, t=tmp_path) for argument in arguments]
-    done = run("feature_extract/feature_extract.py", "--source", clips[0], *arguments)
+    done = run(packages, "feature_extract/feature_extract.py", "--source", clips[0], *arguments)
     assert done.returncode == 2
     assert extra in done.stderr and "Traceback" not in done.stderr
