@@ -25,6 +25,7 @@ from ..fairseq_clips import FairseqClips
 from ..fairseq_support import record, reports_user_errors
 from ..metrics import MultiLabelMetrics, SingleLabelMetrics, multi_label_metrics, single_label_metrics
 from ..models.classification import adopt_sizes, read_initial, start_from
+from ..resilience.checkpoints import newest_good
 from .clip_task import ClipTask, ClipTaskConfig
 
 logger = logging.getLogger("EAT")
@@ -108,6 +109,7 @@ class EATClassificationTask(ClipTask):
             self.cfg.crop if training else "start",
             self.cfg.front_end,
             self.cfg.seed,
+            self.cfg.read_timeout,
             labels=read_lbl(data / f"{split}.lbl", manifest, labels),
             classes=len(labels),
             single_label=self.cfg.labels == "single",
@@ -173,7 +175,10 @@ class EATClassificationTask(ClipTask):
             path = Path(saving.save_dir) / saving.restore_file
         if not path.is_file():
             return False
-        restored = read_checkpoint(path)
+        try:
+            restored = read_checkpoint(path)
+        except CheckpointError:  # damaged: what the trainer will resume from in its place
+            restored = read_checkpoint(newest_good(str(path)))
         if restored.classifier_config is None or restored.layout != "eat":
             raise CheckpointError(
                 f"{path} cannot be resumed by fine-tuning, it is a {restored.layout} {restored.kind} checkpoint; "

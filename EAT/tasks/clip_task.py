@@ -10,6 +10,7 @@ import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.optim.amp_optimizer import AMPOptimizer
+from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.tasks import FairseqTask
 from omegaconf import II
 
@@ -22,8 +23,13 @@ from ..errors import ConfigError
 from ..fairseq_clips import FairseqClips
 from ..fairseq_support import describe_device, record, reports_user_errors
 from ..front_end import FrontEnd
+from ..resilience.numbers import NonfiniteUpdates
+from ..resilience.stopping import stop
 
 logger = logging.getLogger("EAT")
+
+SCALER_PLACE = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
+"""Where float16's loss scaler is in the run: when it scales up next depends on these."""
 
 
 @dataclass
@@ -48,6 +54,12 @@ class ClipTaskConfig(FairseqDataclass):
     )
     max_skipped: float = field(
         default=0.01, metadata={"help": "stop when more than this share of the clips could not be read"}
+    )
+    read_timeout: float = field(
+        default=60.0, metadata={"help": "seconds after which a clip that is still being read is given up; 0: never"}
+    )
+    max_nonfinite: int = field(
+        default=10, metadata={"help": "stop when so many updates in a row had gradients that are not finite"}
     )
     rebuild_batches: bool = field(default=True, metadata={"help": "put clips into new batches every epoch"})
     seed: int = II("common.seed")
@@ -79,6 +91,10 @@ class ClipTask(FairseqTask):
             raise ConfigError("only one of task.norm_mean and task.norm_std is set; set both, or neither.")
         self.front_end = FrontEnd(cfg.target_length, mean, std)
         self.skip_logs: dict[str, SkipLog] = {}
+        self.nonfinite = NonfiniteUpdates(cfg.max_nonfinite)
+        self.told_to_stop = False
+        self.scaler: Any = None
+        self.restored_scaler: dict[str, Any] = {}
         if not 0.0 <= cfg.max_skipped <= 1.0:
             raise ConfigError(f"task.max_skipped is {cfg.max_skipped}; it is a share and must lie in [0, 1].")
 
@@ -94,7 +110,9 @@ class ClipTask(FairseqTask):
 
     def build_dataset(self, split: str, manifest: Manifest) -> FairseqClips:
         """The data set of one split."""
-        return FairseqClips(manifest, self.front_end, self.cfg.crop, self.cfg.front_end, self.cfg.seed)
+        return FairseqClips(
+            manifest, self.front_end, self.cfg.crop, self.cfg.front_end, self.cfg.seed, self.cfg.read_timeout
+        )
 
     @reports_user_errors
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
@@ -155,6 +173,7 @@ class ClipTask(FairseqTask):
     ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
         """Forward and backward for one batch."""
         self.watch_skipped(self.cfg.train_subset, sample)
+        self.follow_scaler(optimizer)
         model.train()
         model.set_num_updates(update_num)
         self.device = next(model.parameters()).device
@@ -166,8 +185,38 @@ class ClipTask(FairseqTask):
             sample_size, logging_output = sample_size * 0, {key: value * 0 for key, value in logging_output.items()}
         if ignore_grad or blank:
             loss = loss * 0
-        optimizer.backward(loss)
-        return loss, sample_size, logging_output
+        # A loss that is not finite must not count even where its gradients are: 1, or NaN.
+        optimizer.backward(loss * (1 + (loss - loss).detach()))
+        return loss, sample_size, {**logging_output, "told_to_stop": float(bool(stop))}
+
+    def optimizer_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
+        """Update the parameters, unless the gradients are not finite."""
+        if not self.nonfinite.skip:
+            optimizer.step()
+            self.after_step(optimizer, model, update_num)
+        elif isinstance(optimizer, AMPOptimizer):
+            optimizer.step()  # lowers its loss scale, and leaves the parameters as they are by itself
+
+    def after_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
+        """What follows an update of the parameters."""
+
+    def follow_scaler(self, optimizer: Any) -> None:
+        """Give float16's loss scaler back its place in the run; fairseq's checkpoints have no more than its scale."""
+        self.scaler = getattr(optimizer, "scaler", None)
+        if self.restored_scaler and isinstance(self.scaler, DynamicLossScaler):
+            vars(self.scaler).update(self.restored_scaler)
+        self.restored_scaler = {}
+
+    def get_checkpoint_dict(self) -> dict[str, dict[str, Any]]:
+        """What fairseq keeps for this task in checkpoints, under its name."""
+        scaler = vars(self.scaler) if isinstance(self.scaler, DynamicLossScaler) else {}
+        place = {name: value for name, value in scaler.items() if name in SCALER_PLACE}
+        return {type(self).__name__: {"nonfinite": self.nonfinite.state_dict(), "scaler": place}}
+
+    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_checkpoint_dict` gave."""
+        self.nonfinite.load_state_dict(state["nonfinite"])
+        self.restored_scaler = dict(state["scaler"])
 
     @reports_user_errors
     def valid_step(
@@ -183,6 +232,12 @@ class ClipTask(FairseqTask):
         clips = sum(log.get("nsentences", 0) for log in logging_outputs)
         metrics.log_speed("clips_per_s", clips, priority=90, round=2)
         metrics.log_scalar("bsz", clips, priority=190, round=1)
+        metrics.log_scalar("nonfinite", self.nonfinite.total, weight=0, priority=800)
+        self.told_to_stop |= bool(sum(log.get("told_to_stop", 0.0) for log in logging_outputs) > 0)
+        if self.nonfinite.skip:
+            self.nonfinite.skip = False
+            metrics.log_scalar("loss", float("nan"), weight=0)  # shown only where nothing else was logged
+            return
         # In full for machines, short for people.
         criterion.reduce_metrics(logging_outputs, decimals=None if self.cfg.log_format == "json" else 5)
 

@@ -22,9 +22,8 @@ class EATPretrainingConfig(ClipTaskConfig):
 class EATPretrainingTask(ClipTask):
     """Self-supervised pre-training."""
 
-    def optimizer_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
-        """Update the student, then the teacher: once per optimiser update, never after a skipped one."""
-        optimizer.step()
+    def after_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
+        """Update the teacher: once after each update of the student, never after a skipped one."""
         core = unwrap(model)
         masters = None
         if isinstance(optimizer, FP16Optimizer):

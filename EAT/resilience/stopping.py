@@ -1,0 +1,64 @@
+"""Stopping when the machine is taken away: SIGTERM and SIGUSR1 save and end the run at the next update's end."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from types import FrameType
+
+logger = logging.getLogger("EAT")
+
+STOPPED = 75
+"""Exit status of a run that saved and stopped because it was told to: EX_TEMPFAIL of sysexits.h, "try again later"."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Remembers that a signal asked this process to stop."""
+
+    def __init__(self) -> None:
+        self.owner = 0
+        self.received: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.received is not None
+
+    def install(self) -> None:
+        """Answer the signals from now on. Nothing to do where this is not a process's main thread."""
+        if self.owner == os.getpid() or threading.current_thread() is not threading.main_thread():
+            return
+        self.owner = os.getpid()
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+        if multiprocessing.parent_process() is not None:
+            # A process that another one started for its device: that one's death arrives as SIGINT.
+            self._starter = os.getppid()
+            signal.signal(signal.SIGINT, self._handle_interrupt)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self.owner:  # a process forked from this one leaves it to this one
+            self.received = signal.Signals(number)
+
+    def _handle_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self.owner and os.getppid() != self._starter:
+            self.received = signal.Signals(number)
+        else:
+            signal.default_int_handler(number, frame)
+
+
+stop = StopRequest()
+"""The one of this process."""
+
+
+def end_reading_processes() -> None:
+    """End the processes that read data for this one.
+
+    They ignore the signals above, so that a signal to the whole job does not end them before the run was saved; asked
+    with SIGTERM at the interpreter's exit, one that hangs would keep this process from ending.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the data loader would take their end for an accident
+    for process in multiprocessing.active_children():
+        process.kill()
