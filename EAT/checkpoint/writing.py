@@ -127,8 +127,41 @@ def _published_pretraining_cfg(contents: Contents) -> dict[str, Any]:
     """The part of the published configuration that says how the model is built; the rest has the code's defaults."""
     config = contents.encoder_config
     settings = contents.settings or PretrainingSettings()
-    length = _front_end(contents).target_length
-    image = {
+    model = {
+        "_name": "data2vec_multi",
+        "supported_modality": "IMAGE",
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+        "mlp_ratio": config.mlp_ratio,
+        "norm_eps": config.norm_eps,
+        "norm_affine": True,
+        "layer_norm_first": False,
+        "average_top_k_layers": config.depth,
+        "instance_norm_target_layer": True,
+        "layer_norm_targets": True,
+        "clone_batch": settings.clone_batch,
+        "ema_decay": settings.ema_decay,
+        "ema_end_decay": settings.ema_end_decay,
+        "ema_anneal_end_step": settings.ema_anneal_updates,
+        "ema_encoder_only": False,
+        "skip_ema": False,
+        "cls_loss": 1.0,
+        "d2v_loss": 1.0,
+        "recon_loss": 0.0,
+        "shared_decoder": None,
+        "max_update": 0,
+        "seed": 1,
+        "modalities": {"_name": None, "image": _published_modality(contents, settings)},
+    }
+    task = _published_task("mae_image_pretraining", contents)
+    return {"_name": None, "task": task, "model": model, "criterion": {"_name": "model"}}
+
+
+def _published_modality(contents: Contents, settings: PretrainingSettings) -> dict[str, Any]:
+    """Patches, masks and decoder, which the published configuration keeps with the modality."""
+    config = contents.encoder_config
+    return {
         "type": "IMAGE",
         "input_size": 224,
         "in_chans": 1,
@@ -137,7 +170,7 @@ def _published_pretraining_cfg(contents: Contents) -> dict[str, Any]:
         "num_extra_tokens": 1,
         "fixed_positions": True,
         "max_length": contents.tensors[ENCODER + POSITIONS].shape[1] // FREQUENCY_PATCHES,
-        "target_length": length,
+        "target_length": _front_end(contents).target_length,
         "model_depth": config.depth,
         "num_alibi_heads": config.num_heads,
         "use_alibi_encoder": False,
@@ -164,35 +197,6 @@ def _published_pretraining_cfg(contents: Contents) -> dict[str, Any]:
             "add_positions_masked": False,
         },
     }
-    model = {
-        "_name": "data2vec_multi",
-        "supported_modality": "IMAGE",
-        "embed_dim": config.embed_dim,
-        "depth": config.depth,
-        "num_heads": config.num_heads,
-        "mlp_ratio": config.mlp_ratio,
-        "norm_eps": config.norm_eps,
-        "norm_affine": True,
-        "layer_norm_first": False,
-        "average_top_k_layers": config.depth,
-        "instance_norm_target_layer": True,
-        "layer_norm_targets": True,
-        "clone_batch": settings.clone_batch,
-        "ema_decay": settings.ema_decay,
-        "ema_end_decay": settings.ema_end_decay,
-        "ema_anneal_end_step": settings.ema_anneal_updates,
-        "ema_encoder_only": False,
-        "skip_ema": False,
-        "cls_loss": 1.0,
-        "d2v_loss": 1.0,
-        "recon_loss": 0.0,
-        "shared_decoder": None,
-        "max_update": 0,
-        "seed": 1,
-        "modalities": {"_name": None, "image": image},
-    }
-    task = _published_task("mae_image_pretraining", contents)
-    return {"_name": None, "task": task, "model": model, "criterion": {"_name": "model"}}
 
 
 def _published_task(name: str, contents: Contents) -> dict[str, Any]:

@@ -49,12 +49,12 @@ def spectrogram(source: str) -> NDArray[np.float32]:
             count = min(per_read, frames - first)
             mel = filterbank(stream.read(first * FRAME_SHIFT, FRAME_LENGTH + (count - 1) * FRAME_SHIFT))
             columns += [part.mean(dim=0) for part in mel.split(step)]
-    mel = torch.stack(columns).T.numpy()
+    bands: NDArray[np.float32] = torch.stack(columns).T.numpy()
     # The lowest bands are narrower than the spectrum's bins and some catch none; the eye should not trip over them.
-    empty = np.flatnonzero(mel.max(axis=1) <= FLOOR)
-    for row in empty[(empty > 0) & (empty < len(mel) - 1)]:
-        mel[row] = (mel[row - 1] + mel[row + 1]) / 2
-    return mel
+    empty = np.flatnonzero(bands.max(axis=1) <= FLOOR)
+    for row in empty[(empty > 0) & (empty < len(bands) - 1)]:
+        bands[row] = (bands[row - 1] + bands[row + 1]) / 2
+    return bands
 
 
 def draw(prediction: Prediction, labels: Sequence[Label], path: str, classes: int = CLASSES) -> None:
