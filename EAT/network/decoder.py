@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import FREQUENCY_PATCHES, DecoderConfig
+from .kernels import Linear, grouped_convolution
 
 
 class DecoderBlock(nn.Module):
@@ -25,7 +26,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, F, C_in) to (B, T, F, C_out)."""
-        y = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = grouped_convolution(x.permute(0, 3, 1, 2), self.conv).permute(0, 2, 3, 1)
         y = F.gelu(F.layer_norm(y, y.shape[-1:], eps=1e-5))
         return x + y if self.residual else y
 
@@ -40,7 +41,7 @@ class ConvDecoder(nn.Module):
         self.blocks = nn.ModuleList(
             DecoderBlock(before, after, config.kernel, config.groups) for before, after in itertools.pairwise(widths)
         )
-        self.projection = nn.Linear(config.width, embed_dim)
+        self.projection = Linear(config.width, embed_dim)
 
     def forward(
         self, tokens: Tensor, visible: Tensor, masked: Tensor, generator: torch.Generator | None = None

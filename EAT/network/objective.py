@@ -25,9 +25,10 @@ def teacher_targets(ffn_outputs: Sequence[Tensor]) -> Tensor:
     total: Tensor | None = None
     for output in ffn_outputs:
         patches = output[:, 1:].float()
-        variance, mean = torch.var_mean(patches, dim=1, correction=0, keepdim=True)  # each (B, 1, D)
-        normalised = (patches - mean) * torch.rsqrt(variance + 1e-5)
-        total = normalised if total is None else total.add_(normalised)
+        # Two means, because torch.var_mean over an outer axis is five times as slow on a CPU.
+        centred = patches - patches.mean(dim=1, keepdim=True)
+        scale = torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + 1e-5)  # (B, 1, D)
+        total = centred.mul_(scale) if total is None else total.addcmul_(centred, scale)
     assert total is not None, "teacher_targets needs at least one block"
     return F.layer_norm(total / len(ffn_outputs), total.shape[-1:], eps=1e-5)
 
@@ -38,8 +39,15 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def frame_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Mean of e(prediction, target) over every masked patch of every clone: a scalar."""
-    return squared_distance(predictions, targets).mean()
+    """Mean of e(prediction, target) over every masked patch of every clone: a scalar.
+
+    Args:
+        predictions: (..., D).
+        targets: (..., D) float32, without a gradient.
+    """
+    # The mean of squared_distance in one pass forwards and one backwards.
+    width = predictions.shape[-1]
+    return F.mse_loss(predictions.float(), targets.float()) * width**0.5
 
 
 def utterance_loss(cls_outputs: Tensor, targets: Tensor) -> Tensor:
