@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -125,7 +126,7 @@ def test_the_report_is_one_file_with_every_name_escaped(data, conformance, clips
     (data / "c" / "<img src=x>").mkdir()
     lines = (data / "eval.tsv").read_text().splitlines()
     for row, clip in enumerate(line.split("\t")[0] for line in lines[1:]):
-        (data / "c" / "<img src=x>" / clip).symlink_to(clips[0].parent / clip)
+        shutil.copy(clips[0].parent / clip, data / "c" / "<img src=x>" / clip)
         lines[row + 1] = f"<img src=x>/{clip}\t16000"
     (data / "eval.tsv").write_text("\n".join(lines))
     assert run(data, conformance / "official_finetune.pt", "--report", str(data / "report")) == 0
