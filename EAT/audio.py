@@ -6,6 +6,7 @@ Formats come through libsndfile (wav, flac, ogg, opus, mp3, aiff, ...). Beside p
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -66,6 +67,10 @@ class _Sound(soundfile.SoundFile):
     The base class follows every read of a seekable file with a seek to where it already is, after which MP3 decodes
     its next frames wrongly.
     """
+
+    # The base class lets one file be opened at a time in a process: one open that hangs would block all others.
+    # What its lock guards is the text of an error.
+    _sf_error_lock = contextlib.nullcontext()
 
     def seekable(self) -> bool:
         return False
@@ -172,6 +177,12 @@ def _open_packed(source: str, pack: str, key: str) -> Recording:
     except (TypeError, ValueError, OSError):
         raise DataError(f"{source} has a sample_rate attribute that is no number.") from None
     return Recording(data.shape[0], rate, 1 if data.ndim == 1 else data.shape[1], read, lambda: None)
+
+
+def file_of(source: str) -> str:
+    """The file on disk that a path or container address leads to."""
+    stored, packed = _STORED.match(source), _PACKED.match(source)
+    return stored["archive"] if stored else packed["pack"] if packed else source
 
 
 def open_recording(source: str) -> Recording:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from ..audio import file_of
 from ..errors import DataError
 from ..files import replacing
 
@@ -21,13 +23,18 @@ class Manifest:
 
     Args:
         path: the ``.tsv`` file.
+        allow_outside_root: whether clips may lie outside the root folder, by ``..``, an absolute path or a link. None
+            asks the environment variable ``EAT_ALLOW_OUTSIDE_ROOT``, which is 1 where they may.
 
     Raises:
         DataError: for a file that is missing, empty, or not a manifest.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], allow_outside_root: bool | None = None) -> None:
         self.path = str(path)
+        if allow_outside_root is None:
+            allow_outside_root = os.environ.get("EAT_ALLOW_OUTSIDE_ROOT") == "1"
+        self.allow_outside_root = allow_outside_root
         try:
             content = Path(path).read_bytes()
         except OSError as error:
@@ -98,9 +105,29 @@ class Manifest:
             DataError: for a path that leaves the root folder.
         """
         name = self.name(index)
-        if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
-            raise DataError(f"{name} in the manifest {self.path} leaves the root folder {self.root}.")
-        return os.path.join(self.root, name)
+        address = os.path.join(self.root, name)
+        if not self.allow_outside_root:
+            if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+                self._refuse(name, "leaves")
+            file = file_of(address)
+            if not _lies_in(os.path.dirname(file), self.root):
+                self._refuse(name, "leaves, by a link,")
+            if os.path.islink(file) and not _lies_in(os.path.realpath(file), self.root):
+                self._refuse(name, "leaves, by a link,")
+        return address
+
+    def _refuse(self, name: str, how: str) -> None:
+        raise DataError(
+            f"{name} in the manifest {self.path} {how} the root folder {self.root}; if that is meant, set "
+            "task.allow_outside_root=true for training, or the environment variable EAT_ALLOW_OUTSIDE_ROOT=1."
+        )
+
+
+@lru_cache(maxsize=4096)
+def _lies_in(path: str, root: str) -> bool:
+    """Whether a path leads into the root folder once links are followed. Asked for every clip's folder."""
+    real, top = os.path.realpath(path), os.path.realpath(root)
+    return real == top or real.startswith(top.rstrip(os.sep) + os.sep)
 
 
 def holdable(name: str) -> bool:

@@ -58,6 +58,9 @@ class ClipTaskConfig(FairseqDataclass):
     read_timeout: float = field(
         default=60.0, metadata={"help": "seconds after which a clip that is still being read is given up; 0: never"}
     )
+    allow_outside_root: bool = field(
+        default=False, metadata={"help": "whether clips may lie outside the manifest's root folder, as by links"}
+    )
     max_nonfinite: int = field(
         default=10, metadata={"help": "stop when so many updates in a row had gradients that are not finite"}
     )
@@ -105,8 +108,12 @@ class ClipTask(FairseqTask):
             return
         if not self.cfg.data:
             raise ConfigError("task.data is not set; give the folder that holds the manifests, task.data=FOLDER.")
-        self.datasets[split] = self.build_dataset(split, Manifest(f"{self.cfg.data}/{split}.tsv"))
+        self.datasets[split] = self.build_dataset(split, self.read_manifest(split))
         logger.info(f"{split}: {len(self.datasets[split]):,} clips listed in {self.cfg.data}/{split}.tsv")
+
+    def read_manifest(self, split: str) -> Manifest:
+        """The manifest of one split."""
+        return Manifest(f"{self.cfg.data}/{split}.tsv", self.cfg.allow_outside_root or None)
 
     def build_dataset(self, split: str, manifest: Manifest) -> FairseqClips:
         """The data set of one split."""
