@@ -1,0 +1,288 @@
+"""The guides do not rot: what they tell a reader to type is typed here, and what they point at exists."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from omegaconf import OmegaConf
+
+from EAT.audio import read_audio
+
+from .conftest import CLIPS, CONFORMANCE, ROOT
+
+GUIDES = (
+    "README.md",
+    "docs/method.md",
+    "docs/recipes.md",
+    "docs/data.md",
+    "docs/scaling.md",
+    "docs/troubleshooting.md",
+    "docs/dependencies.md",
+    "feature_extract/README.md",
+    "config/run_config/README.md",
+    "CONTRIBUTING.md",
+)
+
+NOT_RUN = {
+    "bash scripts/demo.sh": "takes minutes; tests/test_demo.py runs it",
+    "bash scripts/test.sh": "runs this very test",
+    "pip install": "would change the environment that the tests run in; scripts/demo.sh installs",
+}
+"""Beginnings of commands that a test cannot run, and why. Every other command of a shell block is run."""
+
+MADE = {
+    "README.md": [
+        "features/drum/drum_bass_hard.npy",
+        "prepared/normalization.json",
+        "report/report.html",
+        "checkpoints/finetuning_demo/checkpoint_best.pt",
+        "checkpoints/mine/checkpoint_last.pt",
+        "checkpoints/pretraining_AS2M/checkpoint_last.pt",
+        "checkpoints/two/checkpoint_last.pt",
+    ],
+    "feature_extract/README.md": ["features/drum", "street.png", "EAT-base-hf/model.safetensors", "eat.onnx"],
+}
+"""Some of what the commands must leave behind."""
+
+TINY = {
+    "": "common.cpu=true common.bf16=false common.log_interval=1 dataset.num_workers=0 task.target_length=128 "
+    "dataset.batch_size=4 lr_scheduler.warmup_updates=1 optimization.max_update=3 optimization.update_freq=[1]",
+    "pretraining": "model.embed_dim=32 model.depth=2 model.num_heads=4 model.clone_batch=2 model.decoder_width=32 "
+    "model.decoder_layers=2",
+    "finetuning": "",
+}
+"""Overrides, by the start of a recipe's name, that make a run of seconds out of it."""
+
+SHIMS = {
+    # Training as it stands, only small; on one device unless the command starts its processes itself.
+    "fairseq-hydra-train": """
+size="{common}"
+case "$*" in *"config-name pretraining"*) size="$size {pretraining}" ;; esac
+case "$*" in *distributed_no_spawn=true*) ;; *) size="$size distributed_training.distributed_world_size=1" ;; esac
+exec "{bin}/fairseq-hydra-train" "$@" $size
+""",
+    # Two processes in place of eight.
+    "torchrun": """
+exec "{bin}/torchrun" "${{@/#8/2}}"
+""",
+}
+
+
+def code_blocks(guide: str, language: str) -> list[str]:
+    """A guide's fenced blocks in one language."""
+    text = (ROOT / guide).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(block: str) -> list[str]:
+    """A shell block's commands: lines that end in a backslash go on, loops stay in one piece, comments go."""
+    found, depth = [], 0
+    for line in block.replace("\\\n", " ").splitlines():
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        if depth:
+            found[-1] += "\n" + line
+        else:
+            found.append(line)
+        depth += len(re.findall(r"\b(?:do|then)\b", stripped)) - len(re.findall(r"\b(?:done|fi)\b", stripped))
+    return found
+
+
+def is_run(command: str) -> bool:
+    return not any(command.lstrip().startswith(start) for start in NOT_RUN)
+
+
+def inline_code(guide: str) -> list[str]:
+    """What stands between backticks outside blocks."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / guide).read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Path:
+    """A checkout as a reader has it, with stand-ins under the names that the guides give to recordings and models."""
+    for name in ("EAT", "config", "data", "feature_extract", "scripts", "setup.py", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    families = {"drum": "drum_*", "electronic": "elec_*", "bass": "bass_*"}
+    for family, pattern in families.items():
+        for folder in ("recordings", "my_sounds"):
+            (tmp_path / folder / family).mkdir(parents=True)
+        for clip in sorted(CLIPS.glob(pattern))[:6]:
+            shutil.copy(clip, tmp_path / "recordings" / family)
+        shutil.copy(clip, tmp_path / "my_sounds" / family)
+    # the published layouts at a small width
+    for name in ("EAT-base_epoch30_pt.pt", "EAT-base.pt", "CKPT"):
+        shutil.copy(CONFORMANCE / "official_pretrain.pt", tmp_path / name)
+    shutil.copy(CONFORMANCE / "official_finetune.pt", tmp_path / "finetuned.pt")
+    (tmp_path / "class_labels_indices.csv").write_text(
+        "index,mid,display_name\n" + "".join(f'{i},/m/{i},"Sound, number {i}"\n' for i in range(6))
+    )
+    waveform = read_audio(str(CLIPS / "loop_garzul.flac")).numpy()
+    for name in ("clip.wav", "clip.flac", "street.mp3"):
+        soundfile.write(tmp_path / name, waveform, 16_000)
+    clips = sorted(CLIPS.glob("perc_*"))
+    (tmp_path / "list.tsv").write_text(
+        "\n".join([str(CLIPS), *(f"{clip.name}\t{soundfile.info(clip).frames}" for clip in clips)]) + "\n"
+    )
+    return tmp_path
+
+
+def environment(sandbox: Path) -> dict[str, str]:
+    """The tests' environment, with commands made small in front of its own."""
+    folder, shims = Path(sys.executable).parent, sandbox / ".shims"
+    shims.mkdir(exist_ok=True)
+    for name, text in SHIMS.items():
+        (shims / name).write_text(
+            "#!/usr/bin/env bash" + text.format(bin=folder, common=TINY[""], pretraining=TINY["pretraining"])
+        )
+        (shims / name).chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(shims), str(folder), os.environ["PATH"]]),
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        "MPLCONFIGDIR": str(sandbox / ".matplotlib"),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", [guide for guide in GUIDES if code_blocks(guide, "bash")])
+def test_shell_blocks_run(guide: str, sandbox: Path) -> None:
+    """One after the other, as a reader goes through the page."""
+    for command in (command for block in code_blocks(guide, "bash") for command in commands(block) if is_run(command)):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=sandbox,
+            env=environment(sandbox),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}"
+        assert "Traceback" not in done.stdout, f"{command}\n{done.stdout[-3000:]}"
+    missing = [made for made in MADE.get(guide, []) if not (sandbox / made).exists()]
+    assert not missing, missing
+
+
+def test_what_is_not_run_is_there_and_has_a_reason() -> None:
+    every = [command for guide in GUIDES for block in code_blocks(guide, "bash") for command in commands(block)]
+    assert len(every) >= 15
+    for start in NOT_RUN:
+        assert any(command.startswith(start) for command in every) or start in " ".join(
+            code for guide in GUIDES for code in inline_code(guide)
+        ), f"{start} stands in no guide any more"
+
+
+@pytest.mark.parametrize("guide", [guide for guide in GUIDES if code_blocks(guide, "python")])
+def test_python_blocks_run(guide: str, sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sandbox)
+    clips = sorted(CLIPS.glob("loop_*"))
+    short, long = (read_audio(str(clip), 160_000) for clip in clips[:2])
+    # what the pages say that the reader has
+    names = {"waveform": short[:30_000], "waveforms": np.stack([short[:30_000], short[:30_000]])}
+    names |= {"short": short[:20_000], "long": long[:40_000], "path": str(clips[0])}
+    for block in code_blocks(guide, "python"):
+        # the stand-in has two blocks, and the machine perhaps no GPU
+        block = block.replace('device="cuda"', 'device="cpu"').replace("layer=[6, -1]", "layer=[1, -1]")
+        exec(compile(block, guide, "exec"), names)
+    if guide == "README.md":
+        assert names["vectors"].shape == (2, 64)  # the stand-in's width
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_commands_in_the_text_are_understood(guide: str) -> None:
+    for code in inline_code(guide):
+        words = shlex.split(code.split(" | ")[0], comments=True) if re.match(r"[\w./=-]+ ", code) else [code]
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        if words[:2] == ["python", "-m"] and words[2].startswith("EAT"):
+            check_module(words[2], words[3:])
+        elif words[:1] == ["bash"] and len(words) > 1:
+            assert (ROOT / words[1]).is_file(), code
+        elif words[:1] == ["fairseq-hydra-train"] and len(words) > 1:
+            check_training(words[1:], code)
+        elif words[:2] == ["pip", "install"]:
+            for extra in re.findall(r"\[([\w,]+)\]", code):
+                assert f'"{extra}": [' in (ROOT / "setup.py").read_text() or extra == "all", code
+
+
+def check_module(module: str, arguments: list[str]) -> None:
+    name = module.strip(",.")
+    found = importlib.util.find_spec(name)
+    assert found is not None, f"python -m {name} does not exist"
+    if arguments:
+        command = importlib.import_module(f"{name}.__main__" if found.submodule_search_locations else name)
+        if len(arguments) == 1 and arguments[0].isidentifier():
+            arguments = [*arguments, "--help"]  # a sub-command that is only mentioned
+        try:
+            command.parser().parse_args(arguments)
+        except SystemExit as end:
+            assert end.code == 0, f"{name} {arguments}"
+
+
+def check_training(arguments: list[str], code: str) -> None:
+    name = arguments[arguments.index("--config-name") + 1]
+    config = recipe(name)
+    for override in arguments[arguments.index("--config-name") + 2 :]:
+        key, _, value = override.partition("=")
+        if key == "+run_config":
+            assert (ROOT / "config" / "run_config" / f"{value}.yaml").is_file(), code
+        else:
+            assert _has(config, key), f"{key} in {code}"
+
+
+def recipe(name: str) -> dict:
+    config = OmegaConf.to_container(OmegaConf.load(ROOT / "config" / f"{name}.yaml"))
+    assert isinstance(config, dict)
+    return config
+
+
+def _has(config: object, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(config, dict) or part not in config:
+            return False
+        config = config[part]
+    return True
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_settings_exist(guide: str) -> None:
+    """Every ``group.key`` that a guide names stands in a recipe."""
+    recipes = [recipe(path.stem) for path in (ROOT / "config").glob("*.yaml")]
+    groups = "common|task|dataset|distributed_training|criterion|optimizer|lr_scheduler|optimization|checkpoint|model"
+    for code in inline_code(guide):
+        found = re.match(rf"((?:{groups})\.[a-z_0-9.]+)(?:=|$)", code)
+        if found and found[1] not in ("model.safetensors", "model.dept") and not found[1].endswith("()"):
+            python = re.match(r"model\.(extract|scores|logits|half|compile|train)", found[1])
+            assert python or any(_has(config, found[1]) for config in recipes), f"{found[1]} is no setting"
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_links_lead_somewhere(guide: str) -> None:
+    text = (ROOT / guide).read_text()
+    folder = (ROOT / guide).parent
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            headings = [re.sub(r"[^\w\- ]", "", line.lstrip("# ")).replace(" ", "-").lower()
+                        for line in text.splitlines() if line.startswith("#")]  # fmt: skip
+            assert target[1:] in headings, target
+        elif not target.startswith(("http://", "https://")):
+            assert (folder / target.split("#")[0]).exists(), target
+    for path in re.findall(r"`((?:tests|EAT|config|scripts|docs|benchmarks|data)/[\w./-]+)`", text):
+        assert (ROOT / path.split("::")[0]).exists(), path
+
+
+def test_the_readme_can_be_read_in_one_sitting() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 300
