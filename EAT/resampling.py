@@ -13,6 +13,8 @@ ZERO_CROSSINGS = 6
 """Half the filter's length, in zero crossings of the sinc."""
 ROLLOFF = 0.99
 """Cut-off as a share of the lower rate's Nyquist frequency."""
+BLOCK = 16
+"""Output samples that one row of the matrix product gives, at least: fewer leave a processor's registers idle."""
 LARGEST_KERNEL = 1 << 22
 """Elements of a polyphase kernel above which the taps are worked out per output sample instead."""
 
@@ -28,16 +30,22 @@ def _filter(time: Tensor, cutoff: float) -> Tensor:
 @functools.lru_cache(maxsize=32)
 @torch.inference_mode(False)  # kept from call to call, and a tensor made in inference mode cannot be trained through
 def _polyphase_kernel(old: int, new: int, device: torch.device) -> tuple[Tensor, int]:
-    """One filter per output phase, (new, 1, 2 width + old), and the width in input samples.
+    """The filters of a block of output samples as a matrix, (taps, block), and the width in input samples.
 
-    In float32 throughout, as the reference computes it for float32 waveforms.
+    A step of the two rates is ``old`` input and ``new`` output samples, each of those with a filter of its own of
+    2 width + old taps. A block is as many steps as make ``BLOCK`` outputs; column by column the filters of a later
+    step lie ``old`` rows lower. In float32 throughout, as the reference computes it for float32 waveforms.
     """
     cutoff = min(old, new) * ROLLOFF
     width = math.ceil(ZERO_CROSSINGS * old / cutoff)
     taps = torch.arange(-width, width + old, dtype=torch.float32) / old
     phases = torch.arange(0, -new, -1, dtype=torch.float32)[:, None] / new
     kernel = _filter(phases + taps, cutoff) * (cutoff / old)
-    return kernel.unsqueeze(1).to(device), width
+    steps = -(-BLOCK // new)
+    block = torch.zeros(old * (steps - 1) + kernel.shape[1], steps, new)
+    for step in range(steps):
+        block[old * step : old * step + kernel.shape[1], step] = kernel.t()
+    return block.flatten(1).to(device), width
 
 
 def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
@@ -59,9 +67,13 @@ def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
     if new * (old + 2 * ZERO_CROSSINGS * max(1, old // new + 1)) > LARGEST_KERNEL:
         return _resample_by_sample(waveform, old, new, length)
     kernel, width = _polyphase_kernel(old, new, waveform.device)
-    rows = F.pad(waveform.reshape(-1, 1, waveform.shape[-1]), (width, width + old))
-    phases = F.conv1d(rows, kernel, stride=old)  # (rows, new, steps)
-    return phases.transpose(1, 2).reshape(*waveform.shape[:-1], -1)[..., :length]
+    taps, block = kernel.shape
+    hop = old * (block // new)  # input samples from one block to the next
+    blocks = -(-length // block)
+    missing = (blocks - 1) * hop + taps - width - waveform.shape[-1]
+    padded = F.pad(waveform.reshape(-1, waveform.shape[-1]), (width, max(0, missing)))
+    samples = padded.unfold(1, taps, hop)[:, :blocks] @ kernel  # (rows, blocks, block)
+    return samples.reshape(*waveform.shape[:-1], -1)[..., :length]
 
 
 def _resample_by_sample(waveform: Tensor, old: int, new: int, length: int, chunk: int = 1 << 15) -> Tensor:
