@@ -205,6 +205,9 @@ class PretrainingSettings:
     activation_checkpointing: bool = field(
         default=False, metadata={"help": "recompute blocks in the backward pass to save memory"}
     )
+    compile: bool = field(
+        default=False, metadata={"help": "compile blocks with torch.compile; on a CPU this needs a C++ compiler"}
+    )
     clone_batch: int = field(default=16, metadata={"help": "masked clones per clip"})
     mask_prob: float = field(default=0.8, metadata={"help": "share of patches that is masked"})
     mask_prob_adjust: float = field(

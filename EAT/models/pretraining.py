@@ -9,6 +9,8 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 
 from ..config import PretrainingSettings
+from ..fairseq_support import reports_user_errors
+from ..host_memory import keep_freed_memory
 from ..network.pretraining import Pretraining
 from ..optim.groups import mark_parameters
 
@@ -25,11 +27,15 @@ class EATPretrainingModel(Pretraining, BaseFairseqModel):
     num_updates = 0
 
     @classmethod
+    @reports_user_errors
     def build_model(cls, cfg: EATPretrainingModelConfig, task: Any = None) -> EATPretrainingModel:
         """Build from settings."""
         settings = PretrainingSettings(**{name: cfg[name] for name in PretrainingSettings.__dataclass_fields__})
         model = cls(settings.config())
         mark_parameters(model)
+        keep_freed_memory()
+        if settings.compile:
+            model.compile_blocks()
         return model
 
     def set_num_updates(self, num_updates: int) -> None:

@@ -6,6 +6,8 @@ Blocks know nothing of training and losses nothing of blocks; this module knows 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import PretrainingConfig, check_target_length
+from ..errors import ConfigError
 from ..masking import Masks, inverse_block_masks
 from . import objective
 from .decoder import ConvDecoder
@@ -104,6 +107,23 @@ class Pretraining(nn.Module):
             {name[len(prefix) :]: value for name, value in student.items() if name.startswith(prefix)}, update
         )
 
+    def compile_blocks(self) -> None:
+        """Compile the Transformer blocks of student and teacher and the decoder's with ``torch.compile``, in place.
+
+        Blocks rather than the whole, because all blocks of a kind then share one compilation. Names in
+        ``state_dict`` stay. Shapes are static: every batch is of one size, but perhaps an epoch's last.
+
+        Raises:
+            ConfigError: on a CPU where there is no C++ compiler.
+        """
+        if self.encoder.cls_token.device.type == "cpu" and not torch.cuda.is_available() and not _has_compiler():
+            raise ConfigError(
+                "model.compile needs a C++ compiler on a CPU, and none was found; install g++, name yours in the "
+                "environment variable CXX, or set model.compile=false."
+            )
+        for module in (*self.encoder.blocks, *self.teacher.encoder.blocks, *self.decoder.blocks):
+            module.compile(dynamic=False)
+
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
         self.teacher.follow(self.encoder)
@@ -125,6 +145,11 @@ class Pretraining(nn.Module):
         errors += [f"size mismatch for {start}{name}" for name in wrong]
         if set(given) == set(own) and not wrong:
             self.teacher.load_state_dict(given)
+
+
+def _has_compiler() -> bool:
+    names = (os.environ.get("CXX"), "g++", "clang++")
+    return any(shutil.which(name) for name in names if name)
 
 
 def noise_generator(device: torch.device, seed: int, epoch: int, clips: Sequence[int]) -> torch.Generator:
