@@ -17,8 +17,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from fairseq import checkpoint_utils
+from fairseq.distributed.utils import _TensorPlaceholder
 from fairseq.file_io import PathManager
 from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
 
 from ..errors import CheckpointError, TrainingError
 from ..fairseq_support import reports_user_errors
@@ -44,12 +46,15 @@ def install() -> None:
     # No pickle runs, whatever the environment says: neither from checkpoints nor from anything else fairseq loads.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    # A number under a name: what stands for tensors in what fairseq's processes send each other.
+    torch.serialization.add_safe_globals([_TensorPlaceholder])
     entry = sys.modules.get("fairseq_cli.train")
     if entry is None or hasattr(Trainer.load_checkpoint, "__wrapped__"):
         return
     for owner, name, wrap in (
         (checkpoint_utils, "torch_persistent_save", _written_whole),
         (checkpoint_utils, "save_checkpoint", _survives_failure),
+        (checkpoint_utils, "load_checkpoint_to_cpu", _with_plain_settings),
         (Trainer, "load_checkpoint", _falls_back),
         (Trainer, "clip_grad_norm", _skips_nonfinite),
         (entry, "validate_and_save", _stops_when_told),
@@ -128,6 +133,7 @@ def _falls_back(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return original(self, filename, *args, **kwargs)
         except Exception as error:
+            _blame_another_rank(error, "while it read the checkpoint")
             if type(error) not in (AssertionError, Exception):  # what fairseq raises for what does not fit
                 raise
             cause = " ".join(str(error.__context__ or error).split())[:300]
@@ -135,6 +141,22 @@ def _falls_back(original: Callable[..., Any]) -> Callable[..., Any]:
                 f"training cannot go on from {filename}: it does not fit these settings ({cause}). Use the settings it "
                 "was written with, or give another folder as checkpoint.save_dir."
             ) from None
+
+    return load
+
+
+def _with_plain_settings(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without it, no run of several processes could be resumed.
+
+    The first process sends what it read to the others, who refuse to unpickle the settings' class.
+    """
+
+    @functools.wraps(original)
+    def load(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = original(*args, **kwargs)
+        if OmegaConf.is_config(state.get("cfg")):
+            state["cfg"] = OmegaConf.to_container(state["cfg"])
+        return state
 
     return load
 
@@ -235,17 +257,20 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
             text = str(error)
             if "DataLoader worker" in text:
                 raise TrainingError(task.datasets[task.cfg.train_subset].blame(text)) from None
-            if dist.is_initialized() and _is_about_another_rank(error):
-                raise TrainingError(
-                    f"process {dist.get_rank()} of {dist.get_world_size()} lost touch with another one after "
-                    f"{trainer.get_num_updates()} updates ({text.splitlines()[0][:200]}); what ended that one is in "
-                    "its own log. The same command goes on from the last checkpoint."
-                ) from None
+            _blame_another_rank(error, f"after {trainer.get_num_updates()} updates")
             raise
 
     return train
 
 
-def _is_about_another_rank(error: RuntimeError) -> bool:
+def _blame_another_rank(error: Exception, when: str) -> None:
+    """Raise TrainingError where an error says that another process is gone."""
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "gloo", "NCCL")
-    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
+    if not dist.is_initialized() or not isinstance(error, RuntimeError):
+        return
+    if isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs):
+        raise TrainingError(
+            f"process {dist.get_rank()} of {dist.get_world_size()} lost touch with another one {when} "
+            f"({str(error).splitlines()[0][:200]}); what ended that one is in its own log. The same command goes on "
+            "from the last checkpoint."
+        ) from None
