@@ -91,3 +91,18 @@ def test_what_is_missing_is_named(tmp_path, clips, packages, arguments, extra):
     done = run(packages, "feature_extract/feature_extract.py", "--source", clips[0], *arguments)
     assert done.returncode == 2
     assert extra in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_doctor_works_without_any_extra(packages):
+    done = run(packages, "EAT.doctor", "--device", "cpu")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pip install 'eat-audio[train]'" in done.stdout and "EAT works here." in done.stdout
+
+
+def test_the_doctor_names_what_is_missing_of_the_base(tmp_path, packages):
+    for entry in packages.iterdir():
+        if "soundfile" not in entry.name:
+            (tmp_path / entry.name).symlink_to(entry)
+    done = run(tmp_path, "EAT.doctor")
+    assert done.returncode == 1
+    assert done.stderr == "error: soundfile is not installed: pip install soundfile\n"

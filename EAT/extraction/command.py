@@ -46,13 +46,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--hop", type=int, metavar="FRAMES", help="frames from one window to the next; by default half a window")
 
 
-def open_model(options: argparse.Namespace, weights: str = "student") -> EATModel:
-    """The model that the options ask for. Raises ConfigError or CheckpointError."""
-    if options.batch_size < 1:
-        raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
-    if options.num_workers is not None and options.num_workers < 0:
-        raise ConfigError(f"--num-workers is {options.num_workers}; it must be 0 or more.")
-    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(name: str | None) -> torch.device:
+    """The device called ``name``; None is CUDA where there is any. Raises ConfigError for one that cannot be used."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
@@ -61,6 +57,16 @@ def open_model(options: argparse.Namespace, weights: str = "student") -> EATMode
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"--device {name} cannot be used ({reason}); try --device cpu.") from None
+    return device
+
+
+def open_model(options: argparse.Namespace, weights: str = "student") -> EATModel:
+    """The model that the options ask for. Raises ConfigError or CheckpointError."""
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
+    if options.num_workers is not None and options.num_workers < 0:
+        raise ConfigError(f"--num-workers is {options.num_workers}; it must be 0 or more.")
+    device = choose_device(options.device)
     model = load(options.checkpoint, weights=weights, norm_mean=options.norm_mean, norm_std=options.norm_std)
     return model.to(device=device, dtype=getattr(torch, options.precision))
 
