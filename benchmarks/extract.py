@@ -1,0 +1,119 @@
+"""Features: the encoder's forward pass in batches, and ``feature_extract.py`` over many short clips.
+
+    python benchmarks/extract.py
+
+The second part writes wav files of mixed lengths and times the command on all of them at once, with batches and
+without, and on a few of them one call each.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from clips import make_clips
+from common import DTYPES, SIZES, MatrixRate, Result, encoder_work, measure, model_config, parser, report
+
+from EAT.checkpoint.contents import Contents
+from EAT.checkpoint.writing import write_checkpoint
+from EAT.host_memory import keep_freed_memory
+from EAT.model import load
+from EAT.network.encoder import Encoder
+
+COMMAND = Path(__file__).parents[1] / "feature_extract" / "feature_extract.py"
+
+
+def write_model(path: str, size: str) -> None:
+    """A checkpoint with random weights."""
+    torch.manual_seed(1)
+    config = model_config(size).encoder
+    tensors = {f"encoder.{name}": value for name, value in Encoder(config).state_dict().items()}
+    write_checkpoint(Contents("huggingface", "pretraining", tensors, config), path, "huggingface")
+
+
+def extract(arguments: list[str], threads: int) -> tuple[float, float]:
+    """Run the command; wall-clock seconds, and clips/s as it reports them, without its start."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, str(COMMAND), *arguments], capture_output=True, text=True, check=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    rate = re.search(r"([\d.]+) clips/s", done.stdout)
+    assert rate is not None, done.stdout
+    return seconds, float(rate[1])
+
+
+def command_results(folder: Path, model: str, options) -> list[Result]:
+    manifest = make_clips(folder / "clips", options.clips, seconds=options.seconds, mixed=True)
+    common = ["--checkpoint", model]
+    everything = [*common, "--source", str(folder / "clips")]
+    results = []
+    for name, extra in (
+        ("feature_extract.py, one call", []),
+        ("feature_extract.py, one call, bfloat16", ["--precision", "bfloat16"]),
+        ("feature_extract.py, one call, --batch-size 1 --num-workers 0", ["--batch-size", "1", "--num-workers", "0"]),
+    ):
+        seconds, rate = extract([*everything, *extra, "--output", str(folder / f"out{len(results)}")], options.threads)
+        more = {"after_start_clips_per_s": rate}
+        results.append(Result(name, options.clips / seconds, 1000 * seconds / options.clips, 0.0, 1, more=more))
+    times = [
+        extract([*common, "--source", manifest.source(i), "--output", str(folder / f"one{i}.npy")], options.threads)[0]
+        for i in range(options.calls)
+    ]
+    mean = sum(times) / len(times)
+    spread = (max(times) - min(times)) / mean
+    results.append(
+        Result(f"feature_extract.py, a call a clip ({options.calls} clips)", 1 / mean, 1000 * mean, spread, len(times))
+    )
+    for result in results[:-1]:
+        result.more["times_a_call_a_clip"] = result.clips_per_s * mean
+    return results
+
+
+def main() -> None:
+    made = parser(__doc__, repeats=5)
+    made.add_argument("--size", choices=SIZES, default="base")
+    made.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    made.add_argument("--precision", choices=DTYPES, nargs="+", default=list(DTYPES))
+    made.add_argument("--device", default="cpu")
+    made.add_argument("--clips", type=int, default=500, help="for the command; 0 leaves it out")
+    made.add_argument("--seconds", type=float, default=2.0, help="the longest of them; the shortest a twentieth")
+    made.add_argument("--calls", type=int, default=8)
+    options = made.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    device = torch.device(options.device)
+    config = model_config(options.size)
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        path = str(Path(name) / "model.safetensors")
+        write_model(path, options.size)
+        for precision in options.precision:
+            rate = MatrixRate(device, DTYPES[precision])
+            model = load(path, device=device).to(DTYPES[precision])
+            for clips in options.batch:
+                filterbank = torch.randn(clips, 1, 1024, 128, device=device)
+
+                def forward(model=model, filterbank=filterbank) -> None:
+                    with torch.inference_mode():
+                        model(filterbank)
+
+                work = encoder_work(config, 513)
+                label = f"{options.size}, batch of {clips}, {precision}"
+                results.append(
+                    measure(
+                        label, forward, clips, device, repeats=options.repeats, warmup=2, work_per_clip=work, rate=rate
+                    )
+                )
+        if options.clips:
+            results += command_results(Path(name), path, options)
+    report("extract", results, options, device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Masks for a batch: ``python benchmarks/masks.py`` (one thread)."""
+
+import torch
+from common import measure, parser, report
+
+from EAT.config import MaskConfig
+from EAT.masking import inverse_block_masks
+
+
+def main() -> None:
+    made = parser(__doc__, threads=1, repeats=50)
+    made.add_argument("--clips", type=int, nargs="+", default=[1, 12, 64])
+    made.add_argument("--clones", type=int, default=16)
+    options = made.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device("cpu")
+    results = []
+    for clips in options.clips:
+        numbers = torch.arange(clips)
+
+        def draw(numbers=numbers) -> None:
+            inverse_block_masks(MaskConfig(), 64, numbers, options.clones, seed=1, epoch=1)
+
+        name = f"masks, {options.clones} clones a clip, batch of {clips}"
+        results.append(measure(name, draw, clips, device, repeats=options.repeats, warmup=5))
+    report("masks", results, options, device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What the benchmarks train: the pre-training network with its optimiser."""
+
+from __future__ import annotations
+
+import torch
+
+from EAT.config import PretrainingConfig
+from EAT.network.pretraining import Pretraining
+from EAT.optim.adamw import clip_gradients
+from EAT.optim.groups import mark_parameters, parameter_groups
+
+UTTERANCE_WEIGHT = 192.0
+
+
+class Training:
+    """The network and one optimiser update.
+
+    In bfloat16 parameters, gradients and activations are bfloat16; the optimiser works on float32 copies, which the
+    teacher averages.
+    """
+
+    def __init__(
+        self,
+        config: PretrainingConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        compiled: bool = False,
+        lr: float = 5e-4,
+    ) -> None:
+        torch.manual_seed(1)
+        self.model = Pretraining(config).to(device).train()
+        mark_parameters(self.model)
+        masters = [p.detach().clone().requires_grad_() for p in self.model.parameters()]
+        for master, parameter in zip(masters, self.model.parameters(), strict=True):
+            vars(master)["optim_overrides"] = vars(parameter)["optim_overrides"]
+        self.model.to(dtype)
+        self.half = dtype != torch.float32
+        self.parameters = list(self.model.parameters())
+        self.masters = masters if self.half else self.parameters
+        self.names = [name for name, _ in self.model.named_parameters()]
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.masters, 0.05), lr=5e-4, betas=(0.9, 0.95), fused=True)
+        self.device, self.updates = device, 0
+        if compiled:
+            self.model.compile_blocks()
+
+    def forward_backward(self, filterbank: torch.Tensor, clips: list[int]) -> torch.Tensor:
+        """The objective and its gradients; returns the loss, on the device."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        output = self.model(filterbank, clips, seed=1, epoch=1)
+        loss = output.frame_loss + UTTERANCE_WEIGHT * output.utterance_loss
+        loss.backward()
+        return loss.detach()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Clipping, AdamW and the teacher's average, as they follow a backward pass."""
+        if self.half:
+            for master in self.masters:
+                if master.grad is None:
+                    master.grad = torch.empty_like(master)
+            torch._foreach_copy_([m.grad for m in self.masters], [p.grad for p in self.parameters])
+        clip_gradients([p.grad for p in self.masters], 4.0)
+        self.optimizer.step()
+        if self.half:
+            torch._foreach_copy_(self.parameters, self.masters)
+        self.updates += 1
+        self.model.update_teacher(self.updates, dict(zip(self.names, self.masters, strict=True)) if self.half else None)
+
+    def step(self, filterbank: torch.Tensor, clips: list[int]) -> torch.Tensor:
+        """One whole training step."""
+        loss = self.forward_backward(filterbank, clips)
+        self.update()
+        return loss
