@@ -28,7 +28,7 @@ fairseq-hydra-train --config-dir config --config-name finetuning_demo common.use
     model.model_path="$DEMO/pretraining/checkpoint_last.pt"
 
 step "4/7 Evaluating it on clips that it has not seen"
-python -m EAT.evaluate --data "$DEMO/data" --split eval --checkpoint "$DEMO/finetuning/checkpoint_best.pt" \
+python -m EAT.evaluate --data "$DEMO/data" --split eval --checkpoint "$DEMO/finetuning/checkpoint_last.pt" \
     --report "$DEMO/report"
 
 step "5/7 Features of those clips"
@@ -40,7 +40,7 @@ unseen=$(python -c "
 from EAT.data.manifest import Manifest
 clips = Manifest('$DEMO/data/eval.tsv')
 print(max((clips.samples(i), clips.source(i)) for i in range(len(clips)))[1])")
-python -m EAT.predict --source "$unseen" --checkpoint "$DEMO/finetuning/checkpoint_best.pt" \
+python -m EAT.predict --source "$unseen" --checkpoint "$DEMO/finetuning/checkpoint_last.pt" \
     --labels "$DEMO/data/label_descriptors.csv" --top-k 3
 
 step "7/7 Pictures"

@@ -4,7 +4,7 @@
 #   DATA=/data/audioset DEVICES=4 bash scripts/pretraining_AS2M.sh
 #   CONFIG=pretraining_AS2M_large bash scripts/pretraining_AS2M.sh optimization.max_update=100000
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 CONFIG=${CONFIG:-pretraining_AS2M}           # or pretraining_AS2M_large
 DATA=${DATA:-data/audioset}                  # folder with train.tsv
@@ -12,6 +12,6 @@ SAVE=${SAVE:-checkpoints/$CONFIG}            # checkpoints, logs, the configurat
 DEVICES=${DEVICES:-4}                        # GPUs of this machine
 BATCH=${BATCH:-12}                           # clips a device
 
-exec fairseq-hydra-train --config-dir config --config-name "$CONFIG" \
-    common.user_dir=EAT task.data="$DATA" checkpoint.save_dir="$SAVE" \
+exec fairseq-hydra-train --config-dir "$ROOT/config" --config-name "$CONFIG" \
+    common.user_dir="$ROOT/EAT" task.data="$DATA" checkpoint.save_dir="$SAVE" \
     distributed_training.distributed_world_size="$DEVICES" dataset.batch_size="$BATCH" "$@"

@@ -3,7 +3,7 @@
 #
 #   NODES=2 NODE_RANK=0 MASTER_ADDR=first.host DATA=/data/audioset bash scripts/torchrun.sh
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 CONFIG=${CONFIG:-pretraining_AS2M}           # any recipe in config/
 DATA=${DATA:-data/audioset}                  # folder with the manifests, the same on every machine
@@ -16,6 +16,6 @@ MASTER_PORT=${MASTER_PORT:-29500}
 
 exec torchrun --nnodes "$NODES" --node_rank "$NODE_RANK" --nproc_per_node "$DEVICES" \
     --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" \
-    "$(command -v fairseq-hydra-train)" --config-dir config --config-name "$CONFIG" \
-    common.user_dir=EAT task.data="$DATA" checkpoint.save_dir="$SAVE" \
+    "$(command -v fairseq-hydra-train)" --config-dir "$ROOT/config" --config-name "$CONFIG" \
+    common.user_dir="$ROOT/EAT" task.data="$DATA" checkpoint.save_dir="$SAVE" \
     distributed_training.distributed_world_size=$((NODES * DEVICES)) "$@"
