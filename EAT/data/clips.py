@@ -128,7 +128,7 @@ class ClipDataset(Dataset):
         return (
             f"a process that reads clips ended unexpectedly ({how.group() if how else 'no signal is known'}) while it "
             f"was on {doing}; if that file is damaged remove it from {self.manifest.path}, and if memory ran out lower "
-            "dataset.num_workers."
+            "the number of such processes (dataset.num_workers, or --num-workers)."
         )
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..errors import DataError
 from ..extraction.decoding import default_workers
 from ..front_end import FrontEnd
 from ..progress import progress_bar
@@ -62,5 +63,9 @@ def filterbank_batches(
                 moved = {**batch, "waveforms": batch["waveforms"].to(device), "lengths": lengths.to(device)}
                 yield FilterbankBatch(batch["clips"], batch_filterbank(moved, front_end), lengths)
             bar.update(len(batch["clips"]) + len(batch["skipped"]))
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(clips.blame(str(error))) from None
     finally:
         bar.close()

@@ -11,17 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from ..audio import open_recording, read_audio
+from ..audio import as_waveform, decode, open_recording
 from ..config import PATCH_SIZE
 from ..errors import DataError
 from ..front_end import SAMPLE_RATE, sample_count
 from ..model import padded_frames
+from ..reading import within
 from .sources import Source
 
 FEW = 8
 """Recordings that are not worth starting workers for."""
 HELD_SECONDS = 1200.0
 """Decoded audio that may wait for others of its length: 77 MB."""
+
+
+READ_SECONDS = 60.0
+"""A recording that is still being read after so long is given up as unreadable."""
 
 
 class Decoded(NamedTuple):
@@ -45,16 +50,20 @@ class _Decoder(Dataset):
         address = self.sources[index].address
         try:
             if self.cut:
-                return Decoded(index, read_audio(address, sample_count(self.max_frames)).numpy(), None)
-            recording = open_recording(address)
+                return Decoded(index, self._read(address, sample_count(self.max_frames)), None)
+            recording = within(READ_SECONDS, address, lambda: open_recording(address))
             recording.close()
             if padded_frames(math.ceil(recording.frames * SAMPLE_RATE / recording.rate)) > self.max_frames:
                 return Decoded(index, None, None)
-            return Decoded(index, read_audio(address).numpy(), None)
+            return Decoded(index, self._read(address, None), None)
         except DataError as error:
             return Decoded(index, None, str(error))
         except MemoryError:
             return Decoded(index, None, f"{address} needs more memory to decode than there is.")
+
+    @staticmethod
+    def _read(address: str, samples: int | None) -> NDArray[np.float32]:
+        return as_waveform(within(READ_SECONDS, address, lambda: decode(address, samples))).numpy()
 
 
 def _as_it_is(item: Any) -> Any:
