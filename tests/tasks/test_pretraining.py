@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from ..fairseq_runs import TINY, train, train_distributed
+from ..conftest import ROOT
+from ..fairseq_runs import COMMAND, TINY, environment, train, train_distributed
 from ..recordings import write_mixed_manifest
 
 EVERY_LINE = (
@@ -189,3 +192,18 @@ def test_the_large_recipe_builds_and_runs(clip_manifest: Path, tmp_path: Path) -
     )
     assert len(run.lines) == 3
     assert run.lines[0]["masked_share"] == pytest.approx(48 / 64)
+
+
+def test_the_script_runs_the_recipe_from_where_the_user_stands(clip_manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").symlink_to(clip_manifest)
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "pretraining_AS2M.sh"), *TINY, "optimization.max_update=3"],
+        cwd=tmp_path,
+        env=environment(
+            PATH=f"{COMMAND.parent}:{os.environ['PATH']}", DATA="mine", SAVE="made here", DEVICES="1", BATCH="4"
+        ),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert saved(tmp_path / "made here")["cfg"]["dataset"]["batch_size"] == 4
