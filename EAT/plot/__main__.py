@@ -6,16 +6,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ..config import MaskConfig
+from ..checkpoint.reading import WEIGHTS
+from ..config import MaskConfig, check_target_length
 from ..errors import EATError
+from ..extraction.command import choose_device
+from ..model import load
+from .embeddings import METHODS, draw_features, draw_map, read_embeddings
 from .logs import read_run
-from .pictures import draw_masks, draw_runs, save
+from .pictures import check_kind, draw_masks, draw_runs, save
 
 EXAMPLES = """examples:
   python -m EAT.plot run checkpoints/pretraining_AS2M --output run.png
   python -m EAT.plot run checkpoints/first checkpoints/second --output both.svg
   python -m EAT.plot masks clip.flac --target-length 1024 --output masks.png
+  python -m EAT.plot features clip.flac --checkpoint EAT-base.pt --output features.png
+  python -m EAT.plot map features/ --method tsne --output map.png
+  python -m EAT.plot map features/ --manifest prepared/eval.tsv --output map.svg
 """
 
 
@@ -23,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
         prog="python -m EAT.plot",
-        description="Pictures of training runs and masks.",
+        description="Pictures of training runs, masks and features.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -40,24 +48,60 @@ def parser() -> argparse.ArgumentParser:
     masks.add_argument("--mask-length", type=int, default=5, help="side of a block in patches (default 5)")
     masks.add_argument("--clones", type=int, default=3, help="masked copies shown (default 3)")
     masks.add_argument("--seed", type=int, default=1, help="of the masks (default 1)")
-    for command, name in ((run, "run.png"), (masks, "masks.png")):
-        command.add_argument("--output", default=name, help=f"picture to write, .png or .svg (default {name})")
+    features = commands.add_parser("features", help="a clip's patch features as colours, under its spectrogram")
+    features.add_argument("clip", help="a recording")
+    features.add_argument("--checkpoint", required=True, metavar="CKPT",
+        help="one of ours, a published fairseq checkpoint, or a Hugging Face folder or file")  # fmt: skip
+    features.add_argument("--weights", choices=WEIGHTS, default="student",
+        help="whose encoder, of a pre-trained checkpoint (default student)")  # fmt: skip
+    features.add_argument("--layer", type=int, metavar="K",
+        help="0: input to the first block; 1 to depth: a block's output; by default the last block's")  # fmt: skip
+    features.add_argument("--target-length", type=int, metavar="N", help="frames of 10 ms that are shown; default all")
+    features.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
+
+    embeddings = commands.add_parser("map", help="a set's features in the plane, with labels as colours")
+    embeddings.add_argument("features", metavar="FOLDER",
+        help="what feature extraction wrote with --granularity utterance; sub-folders are labels")  # fmt: skip
+    embeddings.add_argument("--manifest", metavar="TSV", help="of the clips; labels come from the .lbl beside it")
+    embeddings.add_argument("--method", choices=METHODS, default="pca", help="tsne needs scikit-learn (default pca)")
+    embeddings.add_argument("--seed", type=int, default=1, help="of t-SNE (default 1)")
+
+    named = ((run, "run"), (masks, "masks"), (features, "features"), (embeddings, "map"))
+    for command, name in named:
+        command.add_argument("--output", default=f"{name}.png", metavar="FILE",
+            help=f"picture to write, .png or .svg (default {name}.png)")  # fmt: skip
+        command.epilog = "\n".join(["examples:", *(line for line in EXAMPLES.splitlines() if f"plot {name} " in line)])
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
     return top
+
+
+def picture(args: argparse.Namespace) -> Any:
+    """The figure that the arguments ask for. Raises EATError where it cannot be drawn."""
+    if args.command == "run":
+        return draw_runs({Path(run).name or run: read_run(run) for run in args.runs})
+    if args.command == "masks":
+        mask = MaskConfig(args.mask_prob, args.mask_prob_adjust, args.mask_length)
+        return draw_masks(args.clip, args.target_length, mask, args.clones, args.seed)
+    if args.command == "features":
+        if args.target_length is not None:
+            check_target_length(args.target_length, "--target-length")
+        model = load(args.checkpoint, weights=args.weights, device=choose_device(args.device))
+        return draw_features(model, args.clip, args.layer, args.target_length)
+    embeddings = read_embeddings(args.features, args.manifest)
+    return draw_map(embeddings, args.method, args.seed, f"{len(embeddings.vectors):,} clips")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw; returns 0, or 2 for unusable arguments."""
     args = parser().parse_args(arguments)
     try:
-        if args.command == "run":
-            figure = draw_runs({Path(run).name or run: read_run(run) for run in args.runs})
-        else:
-            mask = MaskConfig(args.mask_prob, args.mask_prob_adjust, args.mask_length)
-            figure = draw_masks(args.clip, args.target_length, mask, args.clones, args.seed)
-        save(figure, args.output)
+        check_kind(args.output)
+        save(picture(args), args.output)
     except EATError as error:
         print(f"EAT.plot: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print(args.output)
     return 0
 

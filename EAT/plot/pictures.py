@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..files import replacing
 from ..front_end import FrontEnd, filterbank, sample_count
 from ..masking import inverse_block_masks, mask_map
+from ..prediction.picture import fill_empty_bands
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 COLOURS = ("#2f6fde", "#e8743b", "#2a9d8f", "#b5179e", "#e9b200", "#6c757d")
@@ -45,7 +46,8 @@ PANELS = (
 """What a picture of a run shows: title, statistics, scale."""
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure in this package's style, sizes in inches. Raises ConfigError where matplotlib is missing."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -55,15 +57,22 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def check_kind(output: str | Path) -> str:
+    """The format that a picture's ending asks for, png or svg. Raises ConfigError for another ending."""
+    kind = Path(output).suffix.lstrip(".").lower()
+    if kind not in ("png", "svg"):
+        raise ConfigError(f"{output} ends in neither .png nor .svg.")
+    return kind
+
+
 def save(figure: Any, output: str | Path) -> None:
     """Write a picture whole; its format is the ending of ``output``: png or svg.
 
     Raises:
         ConfigError: for another ending.
+        DataError: where it cannot be written.
     """
-    kind = Path(output).suffix.lstrip(".").lower()
-    if kind not in ("png", "svg"):
-        raise ConfigError(f"{output} ends in neither .png nor .svg.")
+    kind = check_kind(output)
     with replacing(output, "wb") as handle:
         figure.savefig(handle, format=kind, dpi=140)
 
@@ -78,7 +87,7 @@ def draw_runs(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
     panels = [panel for panel in PANELS if logged & set(panel[1])]
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = _figure(4.2 * columns, 2.9 * rows)
+    figure = new_figure(4.2 * columns, 2.9 * rows)
     for axes, (title, names, scale) in zip(
         figure.subplots(rows, columns, squeeze=False).flat[: len(panels)], panels, strict=True
     ):
@@ -94,15 +103,27 @@ def draw_runs(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
                     linewidth=1.6, label=", ".join(parts),
                 )  # fmt: skip
         axes.set(title=title, xlabel="update", yscale=scale)
-        axes.grid(True, which="both" if scale == "log" else "major")
+        axes.grid(True)
         if scale == "log":
-            axes.yaxis.set_minor_formatter("{x:g}")
-            axes.yaxis.set_major_formatter("{x:g}")
+            _label_decades(axes)
         if any(line.get_label() and not line.get_label().startswith("_") for line in axes.lines):
             axes.legend(frameon=False)
     for axes in figure.axes[len(panels) :]:
         axes.set_visible(False)
     return figure
+
+
+def _label_decades(axes: Any) -> None:
+    """Number a logarithmic axis where it has room, so that numbers never overlap."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    decades = np.log10(high / low)
+    steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
+    axes.yaxis.set_major_locator(LogLocator(subs=steps))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(low, high)
 
 
 def draw_masks(
@@ -121,11 +142,11 @@ def draw_masks(
     time_patches = check_target_length(target_length)
     waveform = read_audio(source, FrontEnd(target_length).samples)
     padded = torch.nn.functional.pad(waveform, (0, max(0, sample_count(target_length) - len(waveform))))
-    mel = filterbank(padded)[:target_length].T.numpy()  # (bins, frames)
+    mel = fill_empty_bands(filterbank(padded)[:target_length].T.numpy().copy())  # (bins, frames)
     drawn = inverse_block_masks(mask, time_patches, torch.tensor([0]), clones, seed=seed, epoch=epoch)
     hidden = mask_map(drawn)[0].view(clones, time_patches, FREQUENCY_PATCHES).numpy()
 
-    figure = _figure(max(6.0, time_patches * 0.16 + 2.5), 1.75 * (clones + 1))
+    figure = new_figure(max(6.0, time_patches * 0.16 + 2.5), 1.75 * (clones + 1))
     extent = (0, target_length / 100, 0, mel.shape[0])
     levels = {"vmin": np.percentile(mel, 2), "vmax": np.percentile(mel, 99.8)}
     for index, axes in enumerate(figure.subplots(clones + 1, 1, sharex=True)):

@@ -49,8 +49,14 @@ def spectrogram(source: str) -> NDArray[np.float32]:
             count = min(per_read, frames - first)
             mel = filterbank(stream.read(first * FRAME_SHIFT, FRAME_LENGTH + (count - 1) * FRAME_SHIFT))
             columns += [part.mean(dim=0) for part in mel.split(step)]
-    bands: NDArray[np.float32] = torch.stack(columns).T.numpy()
-    # The lowest bands are narrower than the spectrum's bins and some catch none; the eye should not trip over them.
+    return fill_empty_bands(torch.stack(columns).T.numpy())
+
+
+def fill_empty_bands(bands: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give bands that hold nothing, (128, columns), the mean of their neighbours; changes and returns ``bands``.
+
+    The lowest bands are narrower than the spectrum's bins and some catch none; the eye should not trip over them.
+    """
     empty = np.flatnonzero(bands.max(axis=1) <= FLOOR)
     for row in empty[(empty > 0) & (empty < len(bands) - 1)]:
         bands[row] = (bands[row - 1] + bands[row + 1]) / 2
