@@ -289,7 +289,9 @@ def as_waveform(excerpt: Excerpt) -> Tensor:
         DataError: for one that is shorter than 10 ms, or holds NaN or infinity.
     """
     source, mono, rate, lead, wanted = excerpt
-    waveform = resample(torch.from_numpy(mono), rate, SAMPLE_RATE)
+    waveform = torch.from_numpy(mono)
+    if len(mono):
+        waveform = resample(waveform, rate, SAMPLE_RATE)
     waveform = waveform[lead : None if wanted is None else lead + wanted]
     if len(waveform) < MIN_SAMPLES:
         raise DataError(

@@ -52,6 +52,8 @@ class EncoderConfig:
             )
         if not 0.0 <= self.drop_path < 1.0:
             raise ConfigError(f"drop_path is {self.drop_path}; it must lie in [0, 1).")
+        if not 1.0 <= self.embed_dim * self.mlp_ratio < math.inf:
+            raise ConfigError(f"mlp_ratio is {self.mlp_ratio}; it must be a positive number.")
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,10 @@ class DecoderConfig:
                 f"a decoder of {self.layers} layers with kernel {self.kernel} cannot be built: "
                 "it needs at least one layer and an odd kernel."
             )
-        if self.width % self.groups:
+        if self.width < 1 or self.groups < 1 or self.width % self.groups:
             raise ConfigError(f"decoder width {self.width} is not divisible by its {self.groups} convolution groups.")
+        if not 0.0 <= self.noise_std < math.inf:
+            raise ConfigError(f"decoder_noise is {self.noise_std}; it must be 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class MaskConfig:
             raise ConfigError(f"mask_prob is {self.mask_prob}; it must lie strictly between 0 and 1.")
         if self.mask_length < 1 or self.mask_length % 2 == 0:
             raise ConfigError(f"mask_length is {self.mask_length}; it must be odd and at least 1.")
+        if not math.isfinite(self.mask_prob_adjust):
+            raise ConfigError(f"mask_prob_adjust is {self.mask_prob_adjust}; it must be a number.")
 
     def kept(self, patches: int) -> int:
         """Visible patches of each mask: floor(N (1 - mask_prob)). Raises ConfigError for none or all."""

@@ -105,6 +105,8 @@ class Manifest:
             DataError: for a path that leaves the root folder.
         """
         name = self.name(index)
+        if "\0" in name:
+            raise DataError(f"the manifest {self.path} has a zero byte in the path {name[:80]!r}.")
         address = os.path.join(self.root, name)
         if not self.allow_outside_root:
             if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
