@@ -1,0 +1,109 @@
+"""Gradients that are written out against the ones that PyTorch derives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from EAT.config import DecoderConfig, EncoderConfig, PretrainingConfig
+from EAT.network.kernels import Linear, attention, grouped_convolution
+from EAT.network.objective import frame_loss, squared_distance
+from EAT.network.pretraining import Pretraining
+
+DOUBLE = torch.float64
+
+
+def fused_attention(qkv: Tensor) -> Tensor:
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+def results(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module | None = None) -> list[Tensor]:
+    """The output, and the gradients of its inner product with fixed numbers by the input and by all parameters."""
+    x = x.clone().requires_grad_()
+    output = function(x)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3), dtype=DOUBLE).to(output.dtype)
+    wanted = [x, *(module.parameters() if module is not None else ())]
+    return [output.detach(), *torch.autograd.grad((output * weights).sum(), wanted)]
+
+
+def error(actual: Tensor, exact: Tensor) -> float:
+    return float((actual.double() - exact.double()).norm() / exact.double().norm())
+
+
+def test_attention_by_finite_differences() -> None:
+    torch.manual_seed(0)
+    assert torch.autograd.gradcheck(attention, torch.randn(2, 5, 3, 2, 4, dtype=DOUBLE, requires_grad=True))
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_attention_is_as_exact_as_the_fused_kernel(dtype: torch.dtype, most: float, scale: float) -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(3, 37, 3, 4, 48)
+    qkv[:, :, :2] *= scale  # sharper attention
+    qkv = qkv.bfloat16()
+    exact = results(fused_attention, qkv.to(DOUBLE))
+    fused = [error(a, b) for a, b in zip(results(fused_attention, qkv.to(dtype)), exact, strict=True)]
+    ours = [error(a, b) for a, b in zip(results(attention, qkv.to(dtype)), exact, strict=True)]
+    assert max(ours) < most
+    assert all(own < 1.5 * other + 1e-7 for own, other in zip(ours, fused, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(24, 70), (70, 24), (32, 32)])
+def test_linear_in_bfloat16(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    ours = Linear(*shape).bfloat16()
+    plain = nn.Linear(*shape).bfloat16()
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 67, shape[0]).bfloat16()
+    exact = nn.Linear(*shape).double()
+    exact.load_state_dict(ours.state_dict())
+    wanted = results(exact, x.double(), exact)
+    for own, other, true in zip(results(ours, x, ours), results(plain, x, plain), wanted, strict=True):
+        assert own.shape == true.shape and own.is_contiguous()
+        assert error(own, true) < max(1.2 * error(other, true), 4e-3)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_grouped_convolution(kernel: int) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(32, 64, kernel, padding=kernel // 2, groups=16)
+    x = torch.randn(2, 6, 8, 32).permute(0, 3, 1, 2)
+    ours = results(lambda x: grouped_convolution(x, convolution), x, convolution)
+    for own, other in zip(ours, results(convolution, x, convolution), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+
+
+def test_the_frame_loss_is_the_mean_distance() -> None:
+    torch.manual_seed(0)
+    predictions, targets = torch.randn(2, 7, 12, dtype=torch.bfloat16), torch.randn(2, 7, 12)
+    assert frame_loss(predictions, targets).item() == pytest.approx(
+        squared_distance(predictions, targets).mean().item(), rel=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same() -> None:
+    config = PretrainingConfig(
+        encoder=EncoderConfig(embed_dim=64, depth=2, num_heads=4), decoder=DecoderConfig(layers=2, width=64), clones=2
+    )
+
+    def losses_and_gradients(compiled: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = Pretraining(config).train()
+        names = list(model.state_dict())
+        if compiled:
+            model.compile_blocks()
+        assert list(model.state_dict()) == names
+        output = model(torch.randn(2, 1, 128, 128), [3, 9], seed=1, epoch=1)
+        (output.frame_loss + output.utterance_loss).backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        return [output.frame_loss.detach(), output.utterance_loss.detach(), *gradients]
+
+    for own, other in zip(losses_and_gradients(True), losses_and_gradients(False), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
