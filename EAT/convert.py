@@ -12,6 +12,7 @@ from .checkpoint.contents import DECODER, ENCODER, TEACHER, Contents
 from .checkpoint.names import with_prefix
 from .checkpoint.reading import WEIGHTS, read_contents, select_encoder
 from .checkpoint.writing import LAYOUTS, write_checkpoint
+from .command_line import described
 from .errors import CheckpointError, ConfigError, EATError
 
 
@@ -52,17 +53,34 @@ def _guess_layout(contents: Contents, destination: str) -> str:
     return "published" if contents.layout == "eat" else "eat"
 
 
+EXAMPLES = """
+python -m EAT.convert EAT-base.pt EAT-base-hf --to huggingface
+python -m EAT.convert EAT-base-hf EAT-base.pt --to published
+python -m EAT.convert checkpoint_last.pt teacher.safetensors --weights teacher
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.convert"),
+        "A checkpoint from any of the three layouts (ours, published fairseq, Hugging Face) to any other.",
+        EXAMPLES,
+    )
+    add = top.add_argument
+    add("source", metavar="SRC", help="a checkpoint: one of ours, a published fairseq one, or a "
+        "Hugging Face folder or .safetensors file")  # fmt: skip
+    add("destination", metavar="DST", help="file or folder to write")
+    add("--to", choices=LAYOUTS, help="layout to write; by default a folder or .safetensors is "
+        "huggingface, and a .pt file is eat (published, if SRC is eat)")  # fmt: skip
+    add("--weights", choices=WEIGHTS, help="write this encoder alone, without decoder and teacher; by "
+        "default everything is kept")  # fmt: skip
+    return top
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status, 0 or 2."""
-    parser = argparse.ArgumentParser(prog="python -m EAT.convert", description=__doc__)
-    parser.add_argument("source", metavar="SRC", help="a checkpoint: one of ours, a published fairseq one, or a "
-                        "Hugging Face folder or .safetensors file")  # fmt: skip
-    parser.add_argument("destination", metavar="DST", help="file or folder to write")
-    parser.add_argument("--to", choices=LAYOUTS, help="layout to write; by default a folder or .safetensors is "
-                        "huggingface, and a .pt file is eat (published, if SRC is eat)")  # fmt: skip
-    parser.add_argument("--weights", choices=WEIGHTS, help="write this encoder alone, without decoder and teacher; by "
-                        "default everything is kept")  # fmt: skip
-    options = parser.parse_args(arguments)
+    """Run the command; returns its exit status, 0, 1 or 2."""
+    options = parser().parse_args(arguments)
     try:
         written = convert(options.source, options.destination, options.to, options.weights)
     except (CheckpointError, ConfigError) as error:
@@ -71,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EATError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     if "decoder" in written.initialised:
         print(
             "note: the source has no decoder; this layout demands one, so a new, untrained one was put in.",

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint.reading import WEIGHTS
+from .command_line import described
 from .config import FREQUENCY_PATCHES, MEL_BINS, PATCH_SIZE
 from .errors import ConfigError, EATError
 from .files import replacing
@@ -135,17 +136,29 @@ def _check(serialised: bytes, outputs: nn.Module, device: torch.device) -> None:
                 )
 
 
+EXAMPLES = """
+python -m EAT.export finetuned.pt eat.onnx
+python -m EAT.export EAT-base-hf eat.onnx --no-check
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.export"),
+        "A trained model as ONNX, from the filterbank on, for any batch and length.",
+        EXAMPLES,
+    )
+    top.add_argument("checkpoint", metavar="CKPT", help="a checkpoint of any layout")
+    top.add_argument("output", metavar="OUT", help="the .onnx file to write")
+    top.add_argument("--weights", choices=WEIGHTS, default="student", help="whose encoder")
+    top.add_argument("--no-check", action="store_true", help="do not compare with PyTorch in onnxruntime")
+    return top
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 0 or 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m EAT.export",
-        description="A trained model as ONNX, from the filterbank on, for any batch and length.",
-    )
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint of any layout")
-    parser.add_argument("output", metavar="OUT", help="the .onnx file to write")
-    parser.add_argument("--weights", choices=WEIGHTS, default="student", help="whose encoder")
-    parser.add_argument("--no-check", action="store_true", help="do not compare with PyTorch in onnxruntime")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     # The exporter talks of packages that are not installed and of its own deprecations.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -156,6 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EATError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     size = Path(options.output).stat().st_size / 1e6
     outputs = "features, logits" if model.num_classes is not None else "features"
     print(f"{options.output}: {size:.1f} MB; input filterbank (batch, 1, frames, {MEL_BINS}); outputs {outputs}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from .command_line import described
 from .data.labels import Label, read_descriptors
 from .errors import CheckpointError, ConfigError, DataError, EATError
 from .extraction.command import add_model_options, open_model
@@ -23,14 +24,22 @@ from .prediction.scoring import Prediction, Scoring, score_all
 from .progress import progress_bar
 from .windows import check_windows
 
+EXAMPLES = """
+python -m EAT.predict --source clip.wav --checkpoint finetuned.pt --labels class_labels_indices.csv --top-k 5
+python -m EAT.predict --source recordings/ --checkpoint finetuned.pt --labels labels.csv --format csv --output all.csv
+python -m EAT.predict --source street.mp3 --checkpoint finetuned.pt --labels labels.csv --picture street.png
+"""
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m EAT.predict",
-        description="Class scores of recordings. One that is longer than the model's own clips gets a timeline.",
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.predict"),
+        "Class scores of recordings. One that is longer than the model's own clips gets a timeline.",
+        EXAMPLES,
     )
-    add = parser.add_argument
-    add_model_options(parser)
+    add = top.add_argument
+    add_model_options(top)
     add("--labels", required=True, metavar="CSV",
         help="label descriptors: index,label[,display name], or AudioSet's class_labels_indices.csv")  # fmt: skip
     add("--top-k", type=int, default=12, metavar="K", help="classes shown (default 12)")
@@ -42,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what makes scores of logits; auto is what the checkpoint was trained for")  # fmt: skip
     add("--threshold", type=float, default=0.5, metavar="P",
         help="score from which the label track shows a class (default 0.5)")  # fmt: skip
-    return parser
+    return top
 
 
 def _check(options: argparse.Namespace, model: EATModel, labels: Sequence[Label]) -> Scoring:
@@ -117,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 1 where some inputs could not be read, 2 for unusable arguments."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter of every name

@@ -114,7 +114,7 @@ def test_unusable_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     command = ["masks", str(CLIPS / "elec_bell.flac"), "--target-length", "128"]
     for bad in (["--output", str(tmp_path / "x.jpg")], ["--mask-length", "4"], ["--target-length", "100"]):
         assert main([*command, *bad]) == 2
-        assert capsys.readouterr().err.startswith("EAT.plot: ")
+        assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_logarithmic_axes_have_room_for_their_numbers() -> None:
@@ -215,5 +215,5 @@ def test_commands_for_features(tmp_path: Path, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     for bad in (["map", str(tmp_path / "none")], ["features", clip, "--checkpoint", checkpoint, "--layer", "9"]):
         assert main([*bad, "--output", str(tmp_path / "x.png")]) == 2
-        assert capsys.readouterr().err.startswith("EAT.plot: ")
+        assert capsys.readouterr().err.startswith("error: ")
     assert not (tmp_path / "x.png").exists()

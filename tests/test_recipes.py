@@ -126,7 +126,7 @@ def test_published_numbers(name: str) -> None:
 
 
 def prepare(*arguments: str | Path) -> None:
-    command = [sys.executable, "-m", "EAT.prepare", *map(str, arguments), "--workers", "1"]
+    command = [sys.executable, "-m", "EAT.prepare", *map(str, arguments), "--num-workers", "1"]
     subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True)
 
 

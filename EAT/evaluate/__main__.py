@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..command_line import described
 from ..errors import EATError
 from ..extraction.command import open_model
 from .options import add_options, check_options
@@ -14,11 +15,18 @@ from .report import write_report
 from .scoring import Evaluation, evaluate
 from .tables import left_out, summary, write_tables
 
+EXAMPLES = """
+python -m EAT.evaluate --data prepared --checkpoint checkpoints/finetuning_demo/checkpoint_best.pt
+python -m EAT.evaluate --data prepared --split eval --checkpoint finetuned.pt --report report
+"""
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
-        prog="python -m EAT.evaluate", description="Measure how well a fine-tuned model does on a manifest."
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.evaluate"),
+        "Measure how well a fine-tuned model does on a manifest.",
+        EXAMPLES,
     )
     add_options(top)
     top.add_argument("--split", default="eval", help="which split (default eval)")
@@ -66,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(args)
     except EATError as error:
-        print(f"EAT.evaluate: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

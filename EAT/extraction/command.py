@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.reading import WEIGHTS
+from ..command_line import described
 from ..config import check_target_length
 from ..errors import ConfigError, EATError
 from ..model import GRANULARITIES, MAX_FRAMES, EATModel, load
@@ -71,19 +72,29 @@ def open_model(options: argparse.Namespace, weights: str = "student") -> EATMode
     return model.to(device=device, dtype=getattr(torch, options.precision))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="feature_extract.py",
-        description="Features of recordings. Needs neither fairseq nor a GPU. Run under torchrun, the list is split.",
+EXAMPLES = """
+python feature_extract/feature_extract.py --source clip.wav --output clip.npy --checkpoint EAT-base.pt
+python feature_extract/feature_extract.py --source recordings/ --output features/ --checkpoint EAT-base.pt \\
+    --granularity utterance
+torchrun --nproc_per_node 8 feature_extract/feature_extract.py --source list.tsv --output features/ --checkpoint CKPT
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = described(
+        argparse.ArgumentParser(prog="feature_extract.py"),
+        "Features of recordings. Needs neither fairseq nor a GPU. Run under torchrun, the list is split.",
+        EXAMPLES,
     )
-    add = parser.add_argument
-    add_model_options(parser)
+    add = top.add_argument
+    add_model_options(top)
     add("--output", required=True, metavar="OUT",
         help="for one file a name that ends in .npy; else a folder that mirrors the sources, or one .h5, .hdf5 or "
         ".safetensors file")  # fmt: skip
     add("--granularity", choices=GRANULARITIES, default="all",
         help="all: CLS, then patches (1 + N, D); frame: patches (N, D); utterance: CLS (D) (default all)")  # fmt: skip
-    add("--target-length", type=int, metavar="N",
+    add("--target-length", type=int, metavar="FRAMES",
         help="pad or cut every clip to so many frames of 10 ms, a multiple of 16; by default each keeps its own "
         "length, rounded up to one")  # fmt: skip
     add("--layer", type=int, nargs="+", metavar="K",
@@ -93,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--storage", choices=STORAGES, default="float32", help="type of the numbers on disk (default float32)")
     add("--format", choices=FORMATS, help="by default told by the ending of OUT")
     add("--overwrite", action="store_true", help="compute again what is there already; by default it is skipped")
-    return parser
+    return top
 
 
 def _wanted(options: argparse.Namespace, model: EATModel, count: int) -> Wanted:
@@ -175,7 +186,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 1 where some inputs could not be done, 2 for unusable arguments."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         return run(options)
     except EATError as error:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ..command_line import described
 from ..errors import EATError
 from . import audioset, esc50, folder, speech_commands
 from .output import add_common_arguments, check_common_arguments
@@ -17,16 +18,27 @@ DATA_SETS = {
     "folder": (folder, "any folder: a class a sub-folder, a table of labels, or no labels (for pre-training)"),
 }
 
+EXAMPLES = {
+    "audioset": "python -m EAT.prepare audioset clips/ prepared/ --train-segments balanced_train_segments.csv "
+    "--eval-segments eval_segments.csv",
+    "esc50": "python -m EAT.prepare esc50 ESC-50-master/ prepared/",
+    "speech_commands": "python -m EAT.prepare speech_commands speech_commands_v0.02/ prepared/",
+    "folder": "python -m EAT.prepare folder recordings/ prepared/ --eval 0.2\n"
+    "python -m EAT.prepare folder recordings/ prepared/ --labels table.csv\n"
+    "python -m EAT.prepare folder recordings/ prepared/ --unlabelled",
+}
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
-        prog="python -m EAT.prepare",
-        description="Write manifests, labels, sampling weights and normalisation constants for a data set.",
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.prepare"),
+        "Write manifests, labels, sampling weights and normalisation constants for a data set.",
+        "\n".join(EXAMPLES.values()),
     )
-    commands = top.add_subparsers(dest="data_set", required=True, metavar="DATA_SET")
+    commands = top.add_subparsers(dest="data_set", required=True, metavar="DATA_SET", help="one of")
     for name, (module, description) in DATA_SETS.items():
-        command = commands.add_parser(name, help=description, description=f"{description}.")
+        command = described(commands.add_parser(name, help=description), f"{description}.", EXAMPLES[name])
         module.add_arguments(command)
         add_common_arguments(command)
         command.set_defaults(run=module.run)
@@ -44,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_common_arguments(args)
         return args.run(args)
     except EATError as error:
-        print(f"EAT.prepare: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -69,7 +69,7 @@ def for_each(
         DataError: when a process is killed.
     """
     chunks = [sources[start : start + chunk] for start in range(0, len(sources), chunk)]
-    if workers == 1 or len(chunks) <= 1:
+    if workers <= 1 or len(chunks) <= 1:
         yield from progress(map(function, sources), len(sources), description)
         return
     # Processes are forked from one that has imported this module and done nothing else: quick, and safe where this
@@ -84,7 +84,7 @@ def for_each(
             yield from progress((result for part in results for result in part), len(sources), description)
         except BrokenProcessPool:
             raise DataError(
-                "a worker process was killed, most likely because memory ran out; try again with fewer --workers."
+                "a worker process was killed, most likely because memory ran out; try again with fewer --num-workers."
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

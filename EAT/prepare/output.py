@@ -87,13 +87,20 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="of each of them, read the first S seconds (default 10)",
     )
     parser.add_argument("--seed", type=int, default=1, help="of everything drawn at random (default 1)")
-    parser.add_argument("--workers", type=int, default=available_cores(), help="processes (default: every core)")
+    parser.add_argument(
+        "--num-workers",
+        dest="workers",
+        type=int,
+        default=available_cores(),
+        metavar="W",
+        help="processes that read clips; 0: none but this one (default: one a core)",
+    )
 
 
 def check_common_arguments(args: argparse.Namespace) -> None:
     """Raises ConfigError for values that make no sense."""
-    if args.normalization_clips < 0 or args.workers < 1 or args.seed < 0:
-        raise ConfigError("--normalization-clips and --seed must be at least 0, --workers at least 1.")
+    if args.normalization_clips < 0 or args.workers < 0 or args.seed < 0:
+        raise ConfigError("--normalization-clips, --seed and --num-workers must be at least 0.")
     if not 0.1 <= args.normalization_seconds <= 3600:
         raise ConfigError(f"--normalization-seconds is {args.normalization_seconds:g}; it must lie in [0.1, 3600].")
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..command_line import described
 from ..data.labels import DESCRIPTORS, read_descriptors, read_lbl
 from ..data.manifest import Manifest
 from ..errors import ConfigError, DataError, EATError
@@ -26,6 +27,11 @@ from .probes import Features, ProbeResult, check_settings, probe, probe_mix
 
 POOLINGS = {"mean": [MEAN], "cls": [CLS], "both": [CLS, MEAN]}
 MIX = "mix"
+EXAMPLES = """
+python -m EAT.probe --data prepared --checkpoint checkpoints/pretraining_demo/checkpoint_last.pt
+python -m EAT.probe --data prepared --checkpoint EAT-base.pt --layers 0,6,12 --pooling both --output layers.csv
+python -m EAT.probe --data prepared --checkpoint EAT-base.pt --untrained
+"""
 
 
 class Split(NamedTuple):
@@ -39,10 +45,11 @@ class Split(NamedTuple):
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
-        prog="python -m EAT.probe",
-        description="Measure how good a model's frozen features are: nearest neighbours and a linear classifier on "
-        "each layer, and on a learned mix of all of them.",
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.probe"),
+        "Measure how good a model's frozen features are: nearest neighbours and a linear classifier on each layer, "
+        "and on a learned mix of all of them.",
+        EXAMPLES,
     )
     add_options(top)
     add = top.add_argument
@@ -172,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(args)
     except EATError as error:
-        print(f"EAT.probe: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

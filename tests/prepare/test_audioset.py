@@ -49,7 +49,7 @@ def arguments(download, *more):
     return [
         *("audioset", str(download / "audio"), str(download / "data")),
         *("--train-segments", str(lists / "balanced_train_segments.csv")),
-        *("--eval-segments", str(lists / "eval_segments.csv"), "--workers", "1", *more),
+        *("--eval-segments", str(lists / "eval_segments.csv"), "--num-workers", "1", *more),
     ]
 
 

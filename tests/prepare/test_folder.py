@@ -48,7 +48,7 @@ def test_sub_folders_are_classes(place, tmp_path, labelled):
         place(tmp_path / "audio" / name)
     (tmp_path / "audio" / "cat" / "notes.txt").write_text("no audio")
     data = tmp_path / "data"
-    assert main(["folder", str(tmp_path / "audio"), str(data), "--eval", "0.5", "--workers", "1"]) == 0
+    assert main(["folder", str(tmp_path / "audio"), str(data), "--eval", "0.5", "--num-workers", "1"]) == 0
     both = labelled(data, "train") | labelled(data, "eval")
     assert both == {
         "Dogs, barking/a.wav": ["Dogs_ barking"],
@@ -66,7 +66,7 @@ def test_several_labels_a_clip(place, tmp_path, labelled):
     table = tmp_path / "table.csv"
     table.write_text('fname,labels\na.wav,"Bark,Dog"\nb.wav,Dog\nc.wav,"=HYPERLINK(""x""),Dog"\n')
     command = ["folder", str(tmp_path / "audio"), str(tmp_path), "--labels", str(table), "--file-column", "fname"]
-    command += ["--label-column", "labels", "--label-separator", ",", "--eval", "0", "--workers", "1"]
+    command += ["--label-column", "labels", "--label-separator", ",", "--eval", "0", "--num-workers", "1"]
     assert main(command) == 0
     assert labelled(tmp_path, "train") == {
         "a.wav": ["Bark", "Dog"],
@@ -81,7 +81,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_done(place, tmp_path, capsys)
     (audio / "broken.flac").write_bytes(b"fLaC nothing")
     (audio / "line\nbreak.wav").write_bytes(place(audio / "x.wav").read_bytes())
     (audio / os.fsdecode(b"latin\xe9.wav")).write_bytes((audio / "x.wav").read_bytes())
-    assert main(["folder", str(audio), str(tmp_path / "data"), "--workers", "1"]) == 1
+    assert main(["folder", str(audio), str(tmp_path / "data"), "--num-workers", "1"]) == 1
     printed = capsys.readouterr()
     assert "broken.flac is not audio" in printed.err
     assert "'line\\nbreak.wav' has a name that a manifest cannot hold" in printed.err
@@ -94,7 +94,7 @@ def test_nothing_of_an_earlier_run_stays(place, tmp_path, capsys):
     for name in ("dog/a.wav", "dog/b.wav", "cat/c.wav", "cat/d.wav"):
         place(tmp_path / "audio" / name)
     data = tmp_path / "data"
-    assert main(["folder", str(tmp_path / "audio"), str(data), "--workers", "1"]) == 0
+    assert main(["folder", str(tmp_path / "audio"), str(data), "--num-workers", "1"]) == 0
     assert main(["folder", str(tmp_path / "audio"), str(data), "--unlabelled", "--normalization-clips", "0"]) == 0
     assert "eval: an earlier manifest was removed" in capsys.readouterr().out
     assert sorted(os.listdir(data)) == ["label_descriptors.csv", "train.tsv"]
@@ -106,7 +106,7 @@ def test_a_link_back_to_a_folder_is_followed_once(place, tmp_path):
     (tmp_path / "audio" / "sub" / "back").symlink_to(tmp_path / "audio")
     place(tmp_path / "elsewhere" / "b.wav")
     (tmp_path / "audio" / "linked").symlink_to(tmp_path / "elsewhere")
-    assert main(["folder", str(tmp_path / "audio"), str(tmp_path / "data"), "--unlabelled", "--workers", "1"]) == 0
+    assert main(["folder", str(tmp_path / "audio"), str(tmp_path / "data"), "--unlabelled", "--num-workers", "1"]) == 0
     assert names(tmp_path / "data" / "train.tsv") == ["linked/b.wav", "sub/a.wav"]
 
 

@@ -54,10 +54,10 @@ def test_silence_cannot_be_normalised(tmp_path, capsys):
         normalization([])
 
 
-@pytest.mark.parametrize("flags", [["--workers", "0"], ["--seed", "-1"], ["--normalization-seconds", "nan"]])
+@pytest.mark.parametrize("flags", [["--num-workers", "-1"], ["--seed", "-1"], ["--normalization-seconds", "nan"]])
 def test_unusable_flags(clips, tmp_path, flags, capsys):
     assert main(["folder", str(clips[0].parent), str(tmp_path), *flags]) == 2
-    assert "EAT.prepare: --normalization" in capsys.readouterr().err
+    assert "error: --normalization" in capsys.readouterr().err
 
 
 def test_rate_and_channels_do_not_matter(tmp_path):
