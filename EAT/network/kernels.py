@@ -13,8 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+LONGEST_MAPPED = 640
+"""Tokens up to which attention keeps its map for the backward pass; the map's memory grows with their square."""
+
+
 def _differentiated_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    """Whether a written-out gradient may stand in: not under autocast, where operands differ in precision."""
+    return (
+        x.device.type == "cpu"
+        and x.requires_grad
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
 
 
 class Linear(nn.Linear):
@@ -93,7 +104,7 @@ def attention(qkv: Tensor, key_mask: Tensor | None = None) -> Tensor:
         (B, S, heads * W).
     """
     batch, tokens, _, heads, width = qkv.shape
-    if key_mask is None and _differentiated_on_cpu(qkv):
+    if key_mask is None and tokens <= LONGEST_MAPPED and _differentiated_on_cpu(qkv):
         return _Attention.apply(qkv)
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, W)
     mask = None if key_mask is None else key_mask[:, None, None, :]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from EAT.config import DecoderConfig, EncoderConfig, PretrainingConfig
-from EAT.network.kernels import Linear, attention, grouped_convolution
+from EAT.network.kernels import LONGEST_MAPPED, Linear, attention, grouped_convolution
 from EAT.network.objective import frame_loss, squared_distance
 from EAT.network.pretraining import Pretraining
 
@@ -85,6 +85,33 @@ def test_the_frame_loss_is_the_mean_distance() -> None:
     assert frame_loss(predictions, targets).item() == pytest.approx(
         squared_distance(predictions, targets).mean().item(), rel=1e-5
     )
+
+
+def test_autocast_trains() -> None:
+    torch.manual_seed(0)
+    config = PretrainingConfig(
+        encoder=EncoderConfig(embed_dim=32, depth=2, num_heads=4), decoder=DecoderConfig(layers=2, width=32), clones=2
+    )
+    model = Pretraining(config)
+    x = torch.randn(2, 1, 128, 128)
+    exact = model(x, [3, 9], seed=1, epoch=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(x, [3, 9], seed=1, epoch=1)
+    assert mixed.frame_loss.item() == pytest.approx(exact.frame_loss.item(), rel=0.02)
+    (mixed.frame_loss + mixed.utterance_loss).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("tokens", [LONGEST_MAPPED, LONGEST_MAPPED + 1])
+def test_long_sequences_keep_no_attention_map(tokens: int) -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(1, tokens, 3, 2, 8)
+    kept: list[int] = []
+    x = qkv.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        output = attention(x)
+    assert (max(kept) >= 2 * tokens**2) == (tokens <= LONGEST_MAPPED)
+    torch.testing.assert_close(output, fused_attention(qkv), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
