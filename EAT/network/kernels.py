@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 LONGEST_MAPPED = 640
 """Tokens up to which attention keeps its map for the backward pass; the map's memory grows with their square."""
 
