@@ -17,6 +17,7 @@ import soundfile
 from omegaconf import OmegaConf
 
 from EAT.audio import read_audio
+from EAT.doctor.machine import EXTRAS
 
 from .conftest import CLIPS, CONFORMANCE, ROOT
 
@@ -45,6 +46,7 @@ MADE = {
         "features/drum/drum_bass_hard.npy",
         "prepared/normalization.json",
         "report/report.html",
+        "map.png",
         "checkpoints/finetuning_demo/checkpoint_best.pt",
         "checkpoints/mine/checkpoint_last.pt",
         "checkpoints/pretraining_AS2M/checkpoint_last.pt",
@@ -215,7 +217,7 @@ def test_commands_in_the_text_are_understood(guide: str) -> None:
             check_training(words[1:], code)
         elif words[:2] == ["pip", "install"]:
             for extra in re.findall(r"\[([\w,]+)\]", code):
-                assert f'"{extra}": [' in (ROOT / "setup.py").read_text() or extra == "all", code
+                assert f'"{extra}": [' in (ROOT / "setup.py").read_text() or extra in ("all", "NAME"), code
 
 
 def check_module(module: str, arguments: list[str]) -> None:
@@ -286,3 +288,23 @@ def test_links_lead_somewhere(guide: str) -> None:
 
 def test_the_readme_can_be_read_in_one_sitting() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 300
+
+
+def test_every_dependency_is_accounted_for() -> None:
+    sections = re.split(r"^## ", (ROOT / "docs" / "dependencies.md").read_text(), flags=re.MULTILINE)
+    # a package stands in the first column, or in the second where the first names an extra
+    cells = [[line.split("|")[1:3] for line in part.splitlines() if line.startswith("|")] for part in sections[1:]]
+    base, extras, tests = ({cell.strip() for row in rows for cell in row} for rows in cells)
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.match(r"[\w.-]+", line)[0] for line in requirements if line[:1].isalpha()}
+
+    setup = (ROOT / "setup.py").read_text()
+    wanted = names(re.findall(r'"([^"]+)"', re.search(r"install_requires=\[(.*?)\]", setup)[1]))
+    assert {name for name in base if re.fullmatch(r"[\w-]+", name)} - {"package", "why"} - {"---"} == wanted
+    assert extras >= {package for extra in EXTRAS for package in extra.packages}
+    pinned = names((ROOT / "requirements.txt").read_text().splitlines())
+    tested = names((ROOT / "requirements-test.txt").read_text().splitlines())
+    assert pinned - {"setuptools"} <= base | extras
+    assert tested <= extras | tests
+    assert not wanted & tests

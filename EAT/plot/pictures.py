@@ -119,7 +119,9 @@ def _label_decades(axes: Any) -> None:
 
     low, high = axes.get_ylim()
     decades = np.log10(high / low)
-    steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
+    narrow = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+    few = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    steps = narrow if decades < 0.5 else few if decades < 1 else (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
