@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -128,6 +129,7 @@ def _falls_back(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     @reports_user_errors
     def load(self: Trainer, filename: str, *args: Any, **kwargs: Any) -> Any:
+        _limit_waiting(getattr(self.task.cfg, "process_timeout", 0.0))
         if self.data_parallel_rank == 0 and os.path.isfile(filename):
             filename = checkpoints.newest_good(filename)
         try:
@@ -143,6 +145,12 @@ def _falls_back(original: Callable[..., Any]) -> Callable[..., Any]:
             ) from None
 
     return load
+
+
+def _limit_waiting(seconds: float) -> None:
+    """Let no process wait longer for the others. The group was made before this package was imported."""
+    if seconds > 0 and dist.is_initialized():
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds))
 
 
 def _with_plain_settings(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -61,6 +61,9 @@ class ClipTaskConfig(FairseqDataclass):
     allow_outside_root: bool = field(
         default=False, metadata={"help": "whether clips may lie outside the manifest's root folder, as by links"}
     )
+    process_timeout: float = field(
+        default=1800.0, metadata={"help": "seconds that a process waits for the others before the run ends"}
+    )
     max_nonfinite: int = field(
         default=10, metadata={"help": "stop when so many updates in a row had gradients that are not finite"}
     )

@@ -235,6 +235,19 @@ def test_one_rank_killed_another_stopped_and_both_restarted(clip_manifest: Path,
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_rank_that_hangs_is_waited_for_no_longer_than_is_set(clip_manifest: Path, tmp_path: Path) -> None:
+    pair = ranks(tmp_path, clip_manifest, "optimization.max_update=100000", "task.process_timeout=5")
+    try:
+        pair[0].wait_for_updates(3)
+        os.kill(pair[1].process.pid, signal.SIGSTOP)
+        ended = pair[0].finish(timeout=90)
+    finally:
+        for run in pair:
+            run.close()
+    assert ended.status == 1 and "Traceback" not in ended.output
+    assert "process 0 of 2 lost touch with another one after" in ended.output and "imed out" in ended.output
+
+
 def write_noise(folder: Path, count: int) -> list[str]:
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
