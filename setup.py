@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "EAT" / "__init__.py").read_text()).group(1)
+VERSION = re.findall(r'__version__ = "(.+)"', (HERE / "EAT" / "__init__.py").read_text())[0]
 
 EXTRAS = {
     "train": ["ve-fairseq==0.12.3", "hydra-core>=1.3.2,<1.4", "omegaconf>=2.3,<2.4", "tensorboard>=2.15"],

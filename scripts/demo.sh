@@ -47,6 +47,9 @@ step "7/7 Pictures"
 python -m EAT.plot masks "$unseen" --target-length 512 --output "$DEMO/pictures/masks.png"
 python -m EAT.plot run "$DEMO/pretraining" --output "$DEMO/pictures/pretraining.png"
 python -m EAT.plot run "$DEMO/finetuning" --output "$DEMO/pictures/finetuning.png"
+python -m EAT.plot features "$unseen" --checkpoint "$DEMO/pretraining/checkpoint_last.pt" \
+    --output "$DEMO/pictures/features.png"
+python -m EAT.plot map "$DEMO/features" --manifest "$DEMO/data/eval.tsv" --output "$DEMO/pictures/map.png"
 
 step "Done. What there is now, in $DEMO/:"
 cat <<EOF
@@ -57,4 +60,6 @@ cat <<EOF
   features/                   one vector a clip, as .npy
   pictures/masks.png          a clip, and what three masks leave of it for the student to see
   pictures/pretraining.png    the losses falling
+  pictures/features.png       that clip's features as colours under its spectrogram
+  pictures/map.png            all those clips' features in the plane, a colour a family
 EOF

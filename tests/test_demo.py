@@ -43,7 +43,14 @@ def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
     features = list((demo / "features").rglob("*.npy"))
     assert len(features) == len(clips)
     assert all(np.load(feature).shape == (192,) for feature in features)
-    for made in ("report", "pictures/masks.png", "pictures/pretraining.png", "pictures/finetuning.png"):
+    for made in (
+        "report",
+        "pictures/masks.png",
+        "pictures/features.png",
+        "pictures/map.png",
+        "pictures/pretraining.png",
+        "pictures/finetuning.png",
+    ):
         assert (demo / made).exists(), made
 
 

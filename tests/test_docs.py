@@ -172,6 +172,7 @@ def test_shell_blocks_run(guide: str, sandbox: Path) -> None:
             text=True,
             timeout=240,
         )
+        print(f"$ {command}\n{done.stdout}")  # with pytest -s: what a reader sees, from the first command to the last
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}"
         assert "Traceback" not in done.stdout, f"{command}\n{done.stdout[-3000:]}"
     missing = [made for made in MADE.get(guide, []) if not (sandbox / made).exists()]
