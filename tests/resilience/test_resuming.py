@@ -13,7 +13,7 @@ import torch
 
 from ..fairseq_runs import train
 from ..labelled_clips import write_multi_label
-from .running import SMALLEST
+from .running import SMALLEST, LiveRun
 
 pytestmark = pytest.mark.faults
 
@@ -38,9 +38,10 @@ def logged(output: str) -> dict[int, dict[str, float]]:
 
 def assert_exact(config: str, folder: Path, overrides: tuple[str, ...], updates: tuple[int, ...]) -> dict:
     """One run to the last of ``updates``; another that is resumed after each of them, by 0, 1 and 2 workers in turn."""
-    whole = train(config, *overrides, f"checkpoint.save_dir={folder}/whole", f"optimization.max_update={updates[-1]}")
-    expected, lived = logged(whole.output), {}
-    assert len(expected) == updates[-1]
+    whole = LiveRun(  # beside the other, on a second core
+        *overrides, f"checkpoint.save_dir={folder}/whole", f"optimization.max_update={updates[-1]}", config=config
+    )
+    lived = {}
     for number, update in enumerate(updates):
         workers = f"dataset.num_workers={(1, 2, 0)[number % 3]}"
         part = train(
@@ -51,6 +52,8 @@ def assert_exact(config: str, folder: Path, overrides: tuple[str, ...], updates:
             f"optimization.max_update={update}",
         )
         lived.update(logged(part.output))
+    expected = logged(whole.finish().output)
+    assert len(expected) == updates[-1]
     assert lived.keys() == expected.keys()
     for update, line in expected.items():
         assert lived[update] == pytest.approx(line, rel=1e-6, nan_ok=True), update
