@@ -9,9 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import EAT
+from EAT.errors import CheckpointError
 
 from ..conftest import ROOT
-from ..fairseq_runs import environment
+from ..fairseq_runs import arguments, environment
+from ..labelled_clips import write_multi_label
 
 FOLDERS = ("EAT", "feature_extract", "scripts", "benchmarks", "examples")
 UNSAFE = {"Unpickler", "unsafe_load", "full_load", "read_pickle"}
@@ -71,3 +76,38 @@ def test_third_parties_load_no_pickle_either_once_training_is_set_up(tmp_path: P
     )
     assert done.stdout.strip().endswith("refused"), done.stderr[-2000:]
     assert os.listdir(tmp_path) == ["bomb.pt"]
+
+
+class Opens:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.marker), "w")
+
+
+def test_every_way_to_open_a_model_refuses_a_checkpoint_with_code(tmp_path: Path) -> None:
+    bomb, data = tmp_path / "bomb.pt", tmp_path / "data"
+    state = torch.load(ROOT / "tests" / "conformance" / "official_pretrain.pt", weights_only=True)
+    torch.save({**state, "args": Opens(tmp_path / "ran")}, bomb)
+    write_multi_label(data)
+    with pytest.raises(CheckpointError, match="could run code"):
+        EAT.load(bomb)
+    convert = [sys.executable, "-m", "EAT.convert", str(bomb), str(tmp_path / "out"), "--to", "huggingface"]
+    evaluate = [sys.executable, "-m", "EAT.evaluate", "--data", str(data), "--checkpoint", str(bomb)]
+    finetune = arguments(
+        "finetuning_AS20K",
+        "common.cpu=true",
+        "common.bf16=false",
+        f"task.data={data}",
+        "model.num_classes=12",
+        f"model.model_path={bomb}",
+        f"checkpoint.save_dir={tmp_path}/run",
+    )
+    for command in (convert, evaluate, finetune):
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+        assert done.returncode in (1, 2), done.stdout + done.stderr
+        assert "could run code" in done.stdout + done.stderr and "Traceback" not in done.stderr, (
+            done.stdout + done.stderr
+        )
+    assert not (tmp_path / "ran").exists()
