@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,10 +123,14 @@ class ClipDataset(Dataset):
         Args:
             error: what PyTorch's data loader says about it, which names the process by its id.
         """
-        alive = {process.pid for process in multiprocessing.active_children()}
-        dead = {int(number) for number in re.findall(r"\d+", error)}
+        named = {int(number) for number in re.findall(r"pid\D*(\d+)", error)}
         noted = [(process, clip - 1) for process, clip in self._reading.tolist() if clip > 0]
-        on = [clip for process, clip in noted if process in dead or process not in alive]
+        for _ in range(50):  # a dying process lets go of its connections a moment before it is gone
+            alive = {process.pid for process in multiprocessing.active_children()} - named
+            on = [clip for process, clip in noted if process not in alive]
+            if on or named:
+                break
+            time.sleep(0.1)
         doing = " and ".join(self.manifest.source(clip) for clip in on) or "no clip"
         how = re.search(r"killed by signal: [^.]*", error)
         return (

@@ -9,6 +9,7 @@ import atexit
 import functools
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -264,6 +265,7 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
         except (RuntimeError, ConnectionError, EOFError) as error:
             # The last two: the process died while it was handing over a batch.
             if "DataLoader worker" in str(error) or not isinstance(error, RuntimeError):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or the data loader raises once more, in here
                 blamed = task.datasets[task.cfg.train_subset].blame(str(error))
                 end_reading_processes()
                 raise TrainingError(blamed) from None
