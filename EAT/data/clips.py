@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import re
-import signal
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from ..audio import as_waveform, decode
 from ..errors import ConfigError, DataError
 from ..front_end import FrontEnd
 from ..reading import within
 from .manifest import Manifest
+from .watch import ReadingWatch
 
 CROPS = ("start", "random")
 FRONT_ENDS = ("device", "workers")
-MAX_WORKERS = 1024
-"""Reading processes of one data set that are kept account of."""
 
 
 class ClipDataset(Dataset):
@@ -61,8 +55,7 @@ class ClipDataset(Dataset):
         self.seed = seed
         # In shared memory, so that worker processes that live from epoch to epoch see it change.
         self._epoch = torch.ones((), dtype=torch.int64).share_memory_()
-        # For each reading process its id and, from 1 on, the clip it is on: what is known when it dies.
-        self._reading = torch.zeros((MAX_WORKERS, 2), dtype=torch.int64).share_memory_()
+        self._watch = ReadingWatch()
         if read_timeout < 0:
             raise ConfigError(f"task.read_timeout is {read_timeout}; it is a number of seconds, 0 for no limit.")
         self.read_timeout = read_timeout
@@ -86,10 +79,8 @@ class ClipDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``{index, waveform (samples,)}`` of one clip, or ``{index, error}``."""
         index = int(index)
-        self._note(index + 1)
-        item = self._read(index)
-        self._note(0)
-        return item
+        with self._watch.on(index):
+            return self._read(index)
 
     def _read(self, index: int) -> dict[str, Any]:
         position = self.rng(index, stream=0).random() if self.crop == "random" else 0.0
@@ -107,37 +98,10 @@ class ClipDataset(Dataset):
             return {"index": index, "error": f"{self.manifest.name(index)} needs more memory to decode than there is."}
         return {"index": index, "waveform": waveform}
 
-    def _note(self, clip: int) -> None:
-        """Let others know which clip this reading process is on, from 1 on; 0 for none."""
-        worker = get_worker_info()
-        if worker is None or worker.id >= MAX_WORKERS:
-            return
-        if int(self._reading[worker.id, 0]) != os.getpid():
-            self._reading[worker.id, 0] = os.getpid()
-            _leave_signals_to_parent()
-        self._reading[worker.id, 1] = clip
-
     def blame(self, error: str) -> str:
-        """What a reading process was on when it died, in one sentence.
-
-        Args:
-            error: what PyTorch's data loader says about it, which names the process by its id.
-        """
-        named = {int(number) for number in re.findall(r"pid\D*(\d+)", error)}
-        noted = [(process, clip - 1) for process, clip in self._reading.tolist() if clip > 0]
-        for _ in range(50):  # a dying process lets go of its connections a moment before it is gone
-            alive = {process.pid for process in multiprocessing.active_children()} - named
-            on = [clip for process, clip in noted if process not in alive]
-            if on or named:
-                break
-            time.sleep(0.1)
-        doing = " and ".join(self.manifest.source(clip) for clip in on) or "no clip"
-        how = re.search(r"killed by signal: [^.]*", error)
-        return (
-            f"a process that reads clips ended unexpectedly ({how.group() if how else 'no signal is known'}) while it "
-            f"was on {doing}; if that file is damaged remove it from {self.manifest.path}, and if memory ran out lower "
-            "the number of such processes (dataset.num_workers, or --num-workers)."
-        )
+        """What a reading process was on when it died, in one sentence; ``error`` is what the data loader says."""
+        advice = f"if that file is damaged remove it from {self.manifest.path}"
+        return self._watch.blame(error, self.manifest.source, advice)
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Join clips into a batch.
@@ -166,16 +130,6 @@ class ClipDataset(Dataset):
                 # the device, and a waveform must not be.
                 batch["waveforms"], batch["lengths"] = waveforms.view(torch.int32), lengths
         return batch
-
-
-def _leave_signals_to_parent() -> None:
-    """Ignore in a reading process the signals that its parent answers; a job's signals reach all of its processes.
-
-    The data loader gave the process handlers of its own that are not Python's.
-    """
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        if callable(signal.getsignal(number)) and signal.getsignal(number) is not signal.default_int_handler:
-            signal.signal(number, signal.SIG_IGN)
 
 
 def batch_filterbank(batch: dict[str, Any], front_end: FrontEnd) -> Tensor:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..audio import as_waveform, decode, open_recording
 from ..config import PATCH_SIZE
+from ..data.watch import ReadingWatch
 from ..errors import DataError
 from ..front_end import SAMPLE_RATE, sample_count
 from ..model import padded_frames
@@ -42,11 +43,21 @@ class Decoded(NamedTuple):
 class _Decoder(Dataset):
     def __init__(self, sources: Sequence[Source], max_frames: int, cut: bool) -> None:
         self.sources, self.max_frames, self.cut = sources, max_frames, cut
+        self.watch = ReadingWatch()
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def __getitem__(self, index: int) -> Decoded:
+        with self.watch.on(index):
+            return self._decode(index)
+
+    def blame(self, error: str) -> str:
+        """What a decoding process was on when it died, in one sentence; ``error`` is what the data loader says."""
+        advice = "if that file is damaged leave it out of --source; what is done already will not be done again"
+        return self.watch.blame(error, lambda index: self.sources[index].address, advice)
+
+    def _decode(self, index: int) -> Decoded:
         address = self.sources[index].address
         try:
             if self.cut:
@@ -83,15 +94,24 @@ def decode_ahead(sources: Sequence[Source], max_frames: int, cut: bool, workers:
         max_frames: the longest that is decoded, in frames of 10 ms.
         cut: whether longer ones are cut, or only reported as long.
         workers: processes that decode; 0 decodes in this one.
+
+    Raises:
+        DataError: where a decoding process died; it names the recording.
     """
-    # Arrays rather than tensors, and items rather than batches: a tensor sent between processes holds a file open.
-    yield from DataLoader(
-        _Decoder(sources, max_frames, cut),
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        prefetch_factor=8 if workers else None,
-    )
+    decoder = _Decoder(sources, max_frames, cut)
+    try:
+        # Arrays rather than tensors, and items rather than batches: a tensor sent between processes holds a file open.
+        yield from DataLoader(
+            decoder,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            prefetch_factor=8 if workers else None,
+        )
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(decoder.blame(str(error))) from None
 
 
 class Batch(NamedTuple):

@@ -1,0 +1,75 @@
+"""Which item each reading process is on, so that the death of one can be explained."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.data import get_worker_info
+
+MAX_WORKERS = 1024
+"""Reading processes of one data set that are kept account of."""
+
+
+class ReadingWatch:
+    """Notes in shared memory what a data loader's processes are on; made before they start."""
+
+    def __init__(self) -> None:
+        # For each reading process its id and, from 1 on, the item it is on: what is known when it dies.
+        self._reading = torch.zeros((MAX_WORKERS, 2), dtype=torch.int64).share_memory_()
+
+    @contextlib.contextmanager
+    def on(self, item: int) -> Iterator[None]:
+        """Let others know that this reading process is on ``item``; in the main process nothing is noted."""
+        self._note(item + 1)
+        yield
+        self._note(0)
+
+    def _note(self, item: int) -> None:
+        worker = get_worker_info()
+        if worker is None or worker.id >= MAX_WORKERS:
+            return
+        if int(self._reading[worker.id, 0]) != os.getpid():
+            self._reading[worker.id, 0] = os.getpid()
+            _leave_signals_to_parent()
+        self._reading[worker.id, 1] = item
+
+    def blame(self, error: str, name: Callable[[int], str], advice: str) -> str:
+        """What a reading process was on when it died, in one sentence.
+
+        Args:
+            error: what PyTorch's data loader says about it, which names the process by its id.
+            name: an item's name.
+            advice: what to do if that item is at fault.
+        """
+        named = {int(number) for number in re.findall(r"pid\D*(\d+)", error)}
+        noted = [(process, item - 1) for process, item in self._reading.tolist() if item > 0]
+        for _ in range(50):  # a dying process lets go of its connections a moment before it is gone
+            alive = {process.pid for process in multiprocessing.active_children()} - named
+            on = [item for process, item in noted if process not in alive]
+            if on or named:
+                break
+            time.sleep(0.1)
+        doing = " and ".join(name(item) for item in on) or "no clip"
+        how = re.search(r"killed by signal: [^.]*", error)
+        return (
+            f"a process that reads clips ended unexpectedly ({how.group() if how else 'no signal is known'}) while it "
+            f"was on {doing}; {advice}, and if memory ran out lower the number of such processes "
+            "(dataset.num_workers, or --num-workers)."
+        )
+
+
+def _leave_signals_to_parent() -> None:
+    """Ignore in a reading process the signals that its parent answers; a job's signals reach all of its processes.
+
+    The data loader gave the process handlers of its own that are not Python's.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        if callable(signal.getsignal(number)) and signal.getsignal(number) is not signal.default_int_handler:
+            signal.signal(number, signal.SIG_IGN)
