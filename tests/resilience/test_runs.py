@@ -350,6 +350,7 @@ class Opens:
 def test_no_pickle_runs_in_training(
     clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)  # which the fairseq layer sets in its process
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # what would switch torch's own guard off
     (tmp_path / "run").mkdir()
     state = torch.load(undisturbed[0] / "checkpoint_last.pt", weights_only=True)
