@@ -73,17 +73,17 @@ def read_descriptors(path: str | os.PathLike[str]) -> list[Label]:
         ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"the label descriptors {path} are not a CSV table in UTF-8 ({error}).") from None
-    if rows and not _is_index(rows[0][1][0]):
+    if rows and class_number(rows[0][1][0]) < 0:
         rows = rows[1:]
     labels: dict[int, Label] = {}
     names: set[str] = set()
     for line, row in rows:
-        if len(row) < 2 or not _is_index(row[0]) or not row[1].strip():
+        if len(row) < 2 or class_number(row[0]) < 0 or not row[1].strip():
             raise DataError(
                 f"row {line} of the label descriptors {path} is {','.join(row)[:80]!r}; "
                 "it must be index,label[,display name]."
             )
-        index, name = int(row[0]), row[1].strip()
+        index, name = class_number(row[0]), row[1].strip()
         if index in labels or name in names:
             what = f"index {index}" if index in labels else f"label {name!r}"
             raise DataError(f"row {line} of the label descriptors {path} has the {what} of an earlier row.")
@@ -100,8 +100,13 @@ def read_descriptors(path: str | os.PathLike[str]) -> list[Label]:
     return [labels[index] for index in range(len(labels))]
 
 
-def _is_index(text: str) -> bool:
-    return text.strip().isascii() and text.strip().isdigit()
+def class_number(text: str) -> int:
+    """The class number a table states in at most nine plain digits, -1 for anything else.
+
+    ``int`` takes other alphabets' digits too, and stumbles over white space that ``str.strip`` removes.
+    """
+    digits = text.strip()
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1
 
 
 def write_descriptors(path: str | os.PathLike[str], labels: Sequence[Label]) -> None:

@@ -90,13 +90,12 @@ class Manifest:
         Raises:
             DataError: where that is not a number.
         """
-        text = self._line(index).rsplit("\t", 1)[1]
-        try:
-            return int(text)
-        except ValueError:
+        text = self._line(index).rsplit("\t", 1)[1].strip(" ")
+        if not (text.isascii() and text.isdigit() and len(text) < 19):
             raise DataError(
-                f"the manifest {self.path} says {text!r} where {self.name(index)} has its length."
-            ) from None
+                f"the manifest {self.path} says {text[:80]!r} where {self.name(index)} has its length in samples."
+            )
+        return int(text)
 
     def source(self, index: int) -> str:
         """The address of the clip for :func:`EAT.audio.read_audio`.

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from ..data.labels import DESCRIPTORS, Label, label_names, write_descriptors
+from ..data.labels import DESCRIPTORS, Label, class_number, label_names, write_descriptors
 from ..errors import DataError
 from .normalization import collect_statistics
 from .output import check_folder, listed_clips, measure, report_normalization, write_split
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     strange = next((row for row in rows if row["fold"] not in FOLDS), None)
     if strange is not None:
         raise DataError(f"{table} puts {strange['filename']} into fold {strange['fold']!r}; folds are 1 to 5.")
-    names: list[tuple[str, ...]] = [(labels[int(row["target"])].name,) for row in rows]
+    names: list[tuple[str, ...]] = [(labels[class_number(row["target"])].name,) for row in rows]
     clips = listed_clips(root, [row["filename"] for row in rows], names, table)
     measure(clips, args.workers)
     readable = [index for index, samples in enumerate(clips.samples) if samples > 0]
@@ -60,7 +60,7 @@ def classes(rows: list[dict[str, str]], table: str) -> list[Label]:
     """The classes by their number in the table. Raises DataError where numbers and names do not go together."""
     named: dict[int, str] = {}
     for row in rows:
-        number = int(row["target"]) if row["target"].isascii() and row["target"].isdigit() else -1
+        number = class_number(row["target"])
         if number < 0 or named.setdefault(number, row["category"]) != row["category"]:
             raise DataError(
                 f"{table} gives {row['filename']} the class number {row['target']!r} and the name {row['category']!r}, "

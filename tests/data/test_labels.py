@@ -40,6 +40,12 @@ def test_without_header_or_display_and_in_any_order(tmp_path):
     assert read_descriptors(path) == [Label(0, "cat", "A cat"), Label(1, "dog", "dog")]
 
 
+def test_white_space_of_any_kind_around_a_class_number(tmp_path):
+    path = tmp_path / "label_descriptors.csv"
+    path.write_text("0\x1f\x1f,cat\n 1\t,dog\n")
+    assert [label.name for label in read_descriptors(path)] == ["cat", "dog"]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -51,6 +57,8 @@ def test_without_header_or_display_and_in_any_order(tmp_path):
         ("0,a\nb\n", "row 2 .* index,label"),
         ("0,a\nx,b\n", "row 2 .* index,label"),
         ("0,a\n1,\n", "row 2 .* index,label"),
+        ("0,a\n\u0661,b\n", "row 2 .* index,label"),
+        (f"0,a\n{'1' * 5000},b\n", "row 2 .* index,label"),
     ],
 )
 def test_unusable_descriptors(tmp_path, content, words):

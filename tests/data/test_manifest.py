@@ -53,7 +53,8 @@ def test_what_is_no_manifest(tmp_path: Path, text: str, reason: str) -> None:
         Manifest(write(tmp_path, text.format(root=tmp_path)))
 
 
-def test_a_length_that_is_no_number(tmp_path: Path) -> None:
-    manifest = Manifest(write(tmp_path, f"{tmp_path}\na.wav\tten\n"))
-    with pytest.raises(DataError, match=r"says 'ten' where a\.wav has its length"):
+@pytest.mark.parametrize("text", ["ten", "-1", "1_000", "1.5", "", "9" * 5000, "\u0661"])
+def test_a_length_that_is_no_number(tmp_path: Path, text: str) -> None:
+    manifest = Manifest(write(tmp_path, f"{tmp_path}\na.wav\t{text}\n"))
+    with pytest.raises(DataError, match=rf"says '{text[:80]}' where a\.wav has its length"):
         manifest.samples(0)
