@@ -136,7 +136,11 @@ class EATModel(nn.Module):
         return tuple(number % (depth + 1) for number in wanted)
 
     def forward(
-        self, filterbank: Tensor, layers: tuple[int, ...] | None = None, key_mask: Tensor | None = None
+        self,
+        filterbank: Tensor,
+        layers: tuple[int, ...] | None = None,
+        key_mask: Tensor | None = None,
+        only_cls: bool = False,
     ) -> Tensor:
         """Encode normalised filterbanks; blocks after the last layer that is wanted do not run.
 
@@ -144,21 +148,23 @@ class EATModel(nn.Module):
             filterbank: (B, 1, frames, 128), frames a multiple of 16, as :class:`EAT.front_end.FrontEnd` gives it.
             layers: layers from 0 to depth, stacked; None gives the last block's output alone.
             key_mask: (B, 1 + N), True at CLS and at patches that may be attended to; None means all.
+            only_cls: give the CLS token alone, which spares most of the last block's work.
 
         Returns:
-            (B, 1 + N, D), CLS first; with ``layers`` (B, L, 1 + N, D). In the model's precision.
+            (B, 1 + N, D), CLS first; with ``layers`` (B, L, 1 + N, D). In the model's precision. 1 + N is 1 with
+            ``only_cls``.
         """
         encoder = self.encoder
         if layers is None:
-            return encoder(filterbank.to(encoder.cls_token.dtype), key_mask=key_mask).tokens
+            return encoder(filterbank.to(encoder.cls_token.dtype), key_mask=key_mask, only_cls=only_cls).tokens
         patches = encoder.embed(filterbank.to(encoder.cls_token.dtype))
         x = encoder.norm(torch.cat([encoder.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1))
         outputs = {0: x}
         for number, block in enumerate(encoder.blocks[: max(layers)], 1):
-            x, _ = block(x, key_mask)
+            x, _ = block(x, key_mask, only_cls and number == max(layers), keep_ffn=False)
             if number in layers:
                 outputs[number] = x
-        return torch.stack([outputs[number] for number in layers], dim=1)
+        return torch.stack([outputs[number][:, :1] if only_cls else outputs[number] for number in layers], dim=1)
 
     @overload
     def extract(
@@ -230,7 +236,9 @@ class EATModel(nn.Module):
         squeeze = layer is None or isinstance(layer, int)
 
         def compute(filterbank: Tensor) -> Tensor:
-            tokens = self(filterbank).unsqueeze(1) if only_last else self(filterbank, layers)  # (B, L, 1 + N, D)
+            only_cls = granularity == "utterance"
+            tokens = self(filterbank, None if only_last else layers, only_cls=only_cls)  # (B, L, 1 + N, D)
+            tokens = tokens.unsqueeze(1) if only_last else tokens
             tokens = tokens.squeeze(1) if squeeze else tokens
             return {"all": tokens, "frame": tokens[..., 1:, :], "utterance": tokens[..., 0, :]}[granularity]
 

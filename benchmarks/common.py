@@ -98,17 +98,18 @@ class MatrixRate:
         self.calls = 1
         for _ in range(3):
             self.measure()
-        self.calls = max(1, round(0.25 * self.measure() / (2 * rows * inner * columns)))
+        self.calls = max(1, round(0.06 * self.measure() / (2 * rows * inner * columns)))
 
-    def measure(self) -> float:
-        """FLOP/s over a quarter of a second."""
+    def measure(self, bursts: int = 5) -> float:
+        """FLOP/s: the median of a few bursts of 60 ms, so that a neighbour's moment does not count."""
 
         def run() -> None:
             for _ in range(self.calls):
                 torch.mm(self.left, self.right.t(), out=self.out)
 
         rows, inner, columns = self.SHAPE
-        return self.calls * 2 * rows * inner * columns / seconds_of(run, self.device)
+        work = self.calls * 2 * rows * inner * columns
+        return work / statistics.median(seconds_of(run, self.device) for _ in range(bursts))
 
 
 @dataclass

@@ -99,17 +99,19 @@ def main() -> None:
             for clips in options.batch:
                 filterbank = torch.randn(clips, 1, 1024, 128, device=device)
 
-                def forward(model=model, filterbank=filterbank) -> None:
-                    with torch.inference_mode():
-                        model(filterbank)
+                work = encoder_work(config, 513)  # also where only CLS is wanted of the last block
+                for tokens, only_cls in (("all tokens", False), ("utterance", True)):
 
-                work = encoder_work(config, 513)
-                label = f"{options.size}, batch of {clips}, {precision}"
-                results.append(
-                    measure(
-                        label, forward, clips, device, repeats=options.repeats, warmup=2, work_per_clip=work, rate=rate
-                    )
-                )
+                    def forward(model=model, filterbank=filterbank, only_cls=only_cls) -> None:
+                        with torch.inference_mode():
+                            model(filterbank, only_cls=only_cls)
+
+                    results.append(
+                        measure(
+                            f"{options.size}, batch of {clips}, {precision}, {tokens}", forward, clips, device,
+                            repeats=options.repeats, warmup=2, work_per_clip=work, rate=rate,
+                        )
+                    )  # fmt: skip
         if options.clips:
             results += command_results(Path(name), path, options)
     report("extract", results, options, device)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .kernels import Linear, attention
+from .kernels import Linear, attention, cls_attention
 
 
 class Attention(nn.Module):
@@ -18,11 +18,18 @@ class Attention(nn.Module):
         self.qkv = Linear(dim, 3 * dim)
         self.proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """(B, S, D) to (B, S, D). ``key_mask`` (B, S) is True at tokens that may be attended to."""
+    def forward(self, x: Tensor, key_mask: Tensor | None = None, only_cls: bool = False) -> Tensor:
+        """What the output projection takes: (B, S, D) to (B, S, D), or (B, 1, D) for the CLS token alone.
+
+        ``key_mask`` (B, S) is True at tokens that may be attended to.
+        """
         batch, tokens, dim = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
-        return self.proj(attention(qkv, key_mask))
+        shape = (batch, tokens, -1, self.num_heads, dim // self.num_heads)
+        if not only_cls:
+            return attention(self.qkv(x).view(shape), key_mask)
+        query = F.linear(x[:, :1], self.qkv.weight[:dim], self.qkv.bias[:dim])
+        keys_values = F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]).view(shape)
+        return cls_attention(query, keys_values, key_mask)
 
 
 class FeedForward(nn.Module):
@@ -35,7 +42,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.fc1.gelu(x))
+
+    def plus(self, x: Tensor) -> Tensor:
+        """The result of :meth:`forward`, added to x."""
+        return self.fc2.plus(self.fc1.gelu(x), x)
 
 
 class DropPath(nn.Module):
@@ -45,9 +56,14 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
+    @property
+    def is_active(self) -> bool:
+        """Whether branches are dropped now."""
+        return self.training and self.rate > 0.0
+
     def forward(self, branch: Tensor) -> Tensor:
         """(B, ...) to (B, ...): a clip's branch is kept with probability 1 - rate and scaled by its inverse."""
-        if self.rate == 0.0 or not self.training:
+        if not self.is_active:
             return branch
         shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
         keep = torch.empty(shape, dtype=branch.dtype, device=branch.device).bernoulli_(1.0 - self.rate)
@@ -68,8 +84,27 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, S, D) to the block's output y and its feed-forward output f, both (B, S, D)."""
-        r = self.norm1(x + self.drop_path(self.attn(x, key_mask)))
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None = None, only_cls: bool = False, keep_ffn: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """The block's output y and its feed-forward output f.
+
+        Args:
+            x: (B, S, D).
+            key_mask: (B, S), True at tokens that may be attended to; None means all.
+            only_cls: compute the first token alone; the others are still attended to.
+            keep_ffn: give f, without which its addition takes no pass of its own.
+
+        Returns:
+            Both (B, S, D), or (B, 1, D) with ``only_cls``; f is None without ``keep_ffn``.
+        """
+        mixed = self.attn(x, key_mask, only_cls)
+        residual = x[:, :1] if only_cls else x
+        if self.drop_path.is_active:
+            r = self.norm1(residual + self.drop_path(self.attn.proj(mixed)))
+        else:
+            r = self.norm1(self.attn.proj.plus(mixed, residual))
+        if not keep_ffn and not self.drop_path.is_active:
+            return self.norm2(self.mlp.plus(r)), None
         f = self.mlp(r)
         return self.norm2(r + self.drop_path(f)), f

@@ -32,10 +32,11 @@ class Classifier(nn.Module):
             (B, classes) logits.
         """
         filterbank = filterbank.to(self.encoder.cls_token.dtype)
-        return self.classify(self.encoder(filterbank, key_mask=key_mask).tokens, key_mask)
+        tokens = self.encoder(filterbank, key_mask=key_mask, only_cls=self.config.pooling == "cls").tokens
+        return self.classify(tokens, key_mask)
 
     def classify(self, tokens: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """The head alone: the encoder's output (B, 1 + N, D) to (B, classes) logits.
+        """The head alone: the encoder's output (B, 1 + N, D), for ``cls`` (B, 1, D) too, to (B, classes) logits.
 
         Pooling is ``cls``: the CLS token; ``mean``: the patches' mean; or ``linear_softmax``: every patch is
         classified, and a class's probability is sum(p^2) / sum(p) over the patches (arXiv 1810.09050).

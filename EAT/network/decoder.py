@@ -36,35 +36,29 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, embed_dim: int, config: DecoderConfig) -> None:
         super().__init__()
-        self.noise_std = config.noise_std
         widths = [embed_dim] + [config.width] * config.layers
         self.blocks = nn.ModuleList(
             DecoderBlock(before, after, config.kernel, config.groups) for before, after in itertools.pairwise(widths)
         )
         self.projection = Linear(config.width, embed_dim)
 
-    def forward(
-        self, tokens: Tensor, visible: Tensor, masked: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor, canvas: Tensor) -> Tensor:
         """Predict the masked patches of every clone.
 
         Args:
             tokens: (B * M, K, D) the student's output at visible patches, without CLS.
             visible: (B * M, K) their places.
             masked: (B * M, N - K) the other places.
-            generator: source of the noise at masked places; None uses torch's own.
+            canvas: (B * M, N, D) what masked places start from; overwritten at visible ones.
 
         Returns:
             (B * M, N - K, D), in the order of ``masked``. Only these rows go through the last projection.
         """
-        sequences, kept, dim = tokens.shape
-        patches = kept + masked.shape[1]
+        sequences, patches, dim = canvas.shape
         offset = torch.arange(sequences, device=tokens.device).unsqueeze(1) * patches
-        x = tokens.new_empty(sequences * patches, dim)
-        x = x.normal_(std=self.noise_std, generator=generator) if self.noise_std else x.zero_()
-        x = x.index_copy(0, (visible + offset).flatten(), tokens.reshape(-1, dim))
+        x = canvas.view(-1, dim).index_copy_(0, (visible + offset).flatten(), tokens.reshape(-1, dim))
         x = x.view(sequences, -1, FREQUENCY_PATCHES, dim)  # (B * M, T, F, D)
         for block in self.blocks:
             x = block(x)
         rows = x.reshape(-1, x.shape[-1]).index_select(0, (masked + offset).flatten())
-        return self.projection(rows).view(sequences, patches - kept, -1)
+        return self.projection(rows).view(sequences, masked.shape[1], -1)

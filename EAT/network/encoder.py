@@ -56,6 +56,7 @@ class Encoder(nn.Module):
         key_mask: Tensor | None = None,
         collect_blocks: bool = False,
         collect_ffn: bool = False,
+        only_cls: bool = False,
     ) -> EncoderOutput:
         """Encode a batch of normalised filterbanks.
 
@@ -65,9 +66,11 @@ class Encoder(nn.Module):
             key_mask: (B, 1 + N), True at CLS and at patches that hold audio; None attends everywhere.
             collect_blocks: keep every block's output.
             collect_ffn: keep every block's feed-forward output.
+            only_cls: compute nothing of the last block but its CLS token, which spares most of that block's work.
 
         Returns:
-            EncoderOutput with B * M sequences of 1 + K tokens (clones of a clip adjacent), or B of 1 + N.
+            EncoderOutput with B * M sequences of 1 + K tokens (clones of a clip adjacent), or B of 1 + N; with
+            ``only_cls`` the last block's have one token.
         """
         patches = self.embed(filterbank)
         if visible is not None:
@@ -76,10 +79,11 @@ class Encoder(nn.Module):
         x = self.norm(torch.cat([cls, patches], dim=1))
         output = EncoderOutput(x, [], [])
         for block in self.blocks:
+            settings = (key_mask, only_cls and block is self.blocks[-1], collect_ffn)
             if self.config.activation_checkpointing and self.training:
-                x, f = checkpoint(block, x, key_mask, use_reentrant=False)
+                x, f = checkpoint(block, x, *settings, use_reentrant=False)
             else:
-                x, f = block(x, key_mask)
+                x, f = block(x, *settings)
             if collect_blocks:
                 output.blocks.append(x)
             if collect_ffn:

@@ -6,6 +6,7 @@ Forward and backward are the same sums in another order; only speed differs. Mea
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -28,40 +29,89 @@ def _differentiated_on_cpu(x: Tensor) -> bool:
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``; in half precision on a CPU the weight's gradient is a product without a transposed left side."""
+    """``nn.Linear``; in bfloat16 on a CPU by oneDNN's own operation, and with a gradient that suits its products."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
         if x.dtype == torch.bfloat16 and _differentiated_on_cpu(x):
             return _Linear.apply(x, self.weight, self.bias)
-        return super().forward(x)
+        return _product(x, self.weight, self.bias) if self._is_fused(x) else super().forward(x)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Exact GELU of :meth:`forward`; in one operation where oneDNN has it and nothing is differentiated."""
+        return _product(x, self.weight, self.bias, "gelu") if self._is_fused(x) else F.gelu(self(x))
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """``residual`` + :meth:`forward`; in one operation where oneDNN has it and nothing is differentiated."""
+        if self._is_fused(x):
+            return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+        return residual + self(x)
+
+    def _is_fused(self, x: Tensor) -> bool:
+        return (
+            x.device.type == "cpu"
+            and x.dtype == self.weight.dtype == torch.bfloat16
+            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+            and not torch.compiler.is_compiling()
+            and _has_onednn_bf16()
+        )
+
+
+@functools.cache
+def _has_onednn_bf16() -> bool:
+    """Whether this PyTorch has oneDNN's linear operation, and the processor what it needs for bfloat16."""
+    operations = torch.ops.mkldnn
+    return (
+        torch.backends.mkldnn.is_available()
+        and all(hasattr(operations, name) for name in ("_linear_pointwise", "_is_mkldnn_bf16_supported"))
+        and bool(operations._is_mkldnn_bf16_supported())
+    )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none") -> Tensor:
+    """activation(x W^T + b) by oneDNN, a tenth faster in bfloat16 than through ``F.linear``."""
+    product = torch.ops.mkldnn._linear_pointwise
+    rows = x.numel() // x.shape[-1]
+    if weight.shape[0] < weight.shape[1] and 1000 <= rows < 2000 and len(x) > 1:
+        # Between these sizes a product with a long inner side takes more than twice its share of the time.
+        return torch.cat([product(part, weight, bias, activation, [], "none") for part in x.chunk(-(-rows // 550))])
+    return product(x, weight, bias, activation, [], "none")
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias)
+        return _product(x, weight, bias) if _has_onednn_bf16() else F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         rows = gradients[0].reshape(-1, weight.shape[0])
         inputs = x.reshape(-1, weight.shape[1])
-        # oneDNN's bf16 product runs at half its rate where the left side is transposed; laying the narrower matrix
-        # out anew, and the result where that was the input, costs less than that.
+        # oneDNN's bf16 product runs at half its rate where the left side is transposed and one side is long; laying
+        # the narrower matrix out anew, and the result where that was the input, costs less than that. A row of ones
+        # in it has the product give the bias' gradient too.
         if weight.shape[0] > weight.shape[1]:
-            grad_weight = _transposed(_transposed(inputs) @ rows)
+            products = _transposed(inputs, ones=True) @ rows
+            grad_weight, grad_bias = _transposed(products[:-1]), products[-1].clone()
         else:
-            grad_weight = _transposed(rows) @ inputs
-        return (rows @ weight).view(x.shape), grad_weight, rows.sum(dim=0)
+            grad_bias = (rows.new_ones(1, len(rows)) @ rows)[0]
+            grad_weight = (_transposed(rows) if weight.shape[0] < weight.shape[1] else rows.t()) @ inputs
+        return (rows @ weight).view(x.shape), grad_weight, grad_bias
 
 
-def _transposed(matrix: Tensor, block: int = 64) -> Tensor:
-    """The transpose, contiguous. A few rows at a time, which keeps what is read in the cache until it is used up."""
-    result = matrix.new_empty(matrix.shape[1], matrix.shape[0])
-    for start in range(0, len(matrix), block):
-        result[:, start : start + block].copy_(matrix[start : start + block].t())
+def _transposed(matrix: Tensor, ones: bool = False, block: int = 128) -> Tensor:
+    """The transpose, contiguous, with a last row of ones if wanted.
+
+    A few rows at a time, which keeps what is read in the cache until it is used up.
+    """
+    rows, columns = matrix.shape
+    result = matrix.new_empty(columns + ones, rows)
+    if ones:
+        result[-1] = 1.0
+    for start in range(0, rows, block):
+        result[:columns, start : start + block].copy_(matrix[start : start + block].t())
     return result
 
 
@@ -111,6 +161,14 @@ def attention(qkv: Tensor, key_mask: Tensor | None = None) -> Tensor:
     return mixed.transpose(1, 2).reshape(batch, tokens, heads * width)
 
 
+def cls_attention(query: Tensor, keys_values: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    """Attention of the CLS token alone: (B, 1, D) its query, (B, S, 2, heads, W) keys and values, to (B, 1, D)."""
+    batch, _, _, heads, width = keys_values.shape
+    key, value = keys_values.permute(2, 0, 3, 1, 4)
+    mask = None if key_mask is None else key_mask[:, None, None, :]
+    return F.scaled_dot_product_attention(query.view(batch, heads, 1, width), key, value, attn_mask=mask).view_as(query)
+
+
 class _Attention(torch.autograd.Function):
     """Attention as batched matrix products that keep the attention map for the backward pass.
 
@@ -125,7 +183,9 @@ class _Attention(torch.autograd.Function):
         packed = qkv.permute(2, 0, 3, 1, 4).reshape(3, batch * heads, tokens, width)
         query, key, value = packed
         exact = torch.promote_types(qkv.dtype, torch.float32)
-        logits = torch.bmm(query.to(exact), key.to(exact).transpose(1, 2)).mul_(width**-0.5)
+        logits = torch.baddbmm(  # with beta 0, its first argument counts for nothing
+            packed.new_empty(1, dtype=exact), query.to(exact), key.to(exact).transpose(1, 2), beta=0, alpha=width**-0.5
+        )
         weights = logits.softmax(dim=-1).to(qkv.dtype)  # (B * heads, S, S)
         ctx.save_for_backward(packed, weights)
         mixed = torch.bmm(weights, value).view(batch, heads, tokens, width)
@@ -144,7 +204,7 @@ class _Attention(torch.autograd.Function):
 
         grad_value.copy_(torch.bmm(weights.transpose(1, 2), gradient).view(shape))
         grad_weights = torch.bmm(gradient, value.transpose(1, 2))
-        grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(width**-0.5)
-        grad_query.copy_(torch.bmm(grad_logits, key).view(shape))
-        grad_key.copy_(torch.bmm(grad_logits.transpose(1, 2), query).view(shape))
+        grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        torch.mul(torch.bmm(grad_logits, key).view(shape), width**-0.5, out=grad_query)
+        torch.mul(torch.bmm(grad_logits.transpose(1, 2), query).view(shape), width**-0.5, out=grad_key)
         return grad_qkv

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,16 +39,52 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     return (a.float() - b.float()).square().sum(dim=-1) / a.shape[-1] ** 0.5
 
 
-def frame_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Mean of e(prediction, target) over every masked patch of every clone: a scalar.
+def frame_loss(predictions: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+    """Mean of e(prediction, target) over every masked patch of every clone: a scalar in float32.
 
     Args:
-        predictions: (..., D).
-        targets: (..., D) float32, without a gradient.
+        predictions: (P, D).
+        targets: (B * N, D) of all patches of all clips, without a gradient.
+        places: (P,) the row of ``targets`` that each prediction is compared with.
     """
-    # The mean of squared_distance in one pass forwards and one backwards.
-    width = predictions.shape[-1]
-    return F.mse_loss(predictions.float(), targets.float()) * width**0.5
+    return _FrameLoss.apply(predictions, targets, places)
+
+
+class _FrameLoss(torch.autograd.Function):
+    """The loss and its gradient by blocks of rows that fit in a CPU's cache.
+
+    Neither float32 predictions nor a gathered copy of the targets, each larger than the decoder's output, is ever
+    written to memory. The gradient is worked out in the backward pass, where half precision's loss scale is known.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, predictions: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(predictions, targets, places)
+        total = targets.new_zeros((), dtype=torch.float32 if predictions.dtype != torch.float64 else torch.float64)
+        for _, difference in _differences(predictions, targets, places):
+            total += difference.square_().sum()
+        return total / (len(predictions) * predictions.shape[1] ** 0.5)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        predictions, targets, places = ctx.saved_tensors
+        gradient = torch.empty_like(predictions)
+        scale = gradients[0] * (2.0 / (len(predictions) * predictions.shape[1] ** 0.5))
+        for rows, difference in _differences(predictions, targets, places):
+            gradient[rows] = difference.mul_(scale)
+        return gradient, None, None
+
+
+def _differences(predictions: Tensor, targets: Tensor, places: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    for rows in _row_blocks(predictions):
+        wanted = targets.index_select(0, places[rows])
+        yield rows, torch.sub(predictions[rows].to(wanted.dtype), wanted, out=wanted)
+
+
+def _row_blocks(x: Tensor, block: int = 512) -> list[slice]:
+    """Row ranges to go through one by one on a CPU; everything at once elsewhere."""
+    size = block if x.device.type == "cpu" else max(1, len(x))
+    return [slice(start, start + size) for start in range(0, len(x), size)]
 
 
 def utterance_loss(cls_outputs: Tensor, targets: Tensor) -> Tensor:
@@ -63,20 +100,29 @@ def utterance_loss(cls_outputs: Tensor, targets: Tensor) -> Tensor:
     ).mean()
 
 
-def deviations(*features: Tensor) -> tuple[Tensor, ...]:
-    """Standard deviation of each (..., D) tensor's rows over all devices: mean over channels of sqrt(var + 1e-6).
+def deviations(predictions: Tensor, targets: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviations of predictions and of their targets over all devices: what collapse guards watch.
 
-    One collective for all of them. The deviation that collapse guards watch; unbiased variance.
+    Each is the mean over channels of sqrt(var + 1e-6), var unbiased, over the P rows that :func:`frame_loss` compares.
+    One collective for both.
+
+    Args:
+        predictions: (P, D).
+        targets: (B * N, D).
+        places: (P,) rows of ``targets``.
     """
-    moments = []
-    for feature in features:
-        rows = feature.detach().float().reshape(-1, feature.shape[-1])
-        moments += [rows.new_tensor([float(rows.shape[0])]), rows.sum(dim=0), rows.square().sum(dim=0)]
-    packed = torch.cat(moments).double()
+    predictions, targets = predictions.detach(), targets.detach().float()
+    sums, squares = targets.new_zeros(2, predictions.shape[1])
+    for rows in _row_blocks(predictions):
+        block = predictions[rows].float()
+        sums += block.sum(dim=0)
+        squares += block.square().sum(dim=0)
+    times = torch.zeros_like(targets[:, 0]).index_add_(0, places, torch.ones_like(places, dtype=targets.dtype))
+    count = times.sum().unsqueeze(0)
+    packed = torch.cat([count, sums, squares, times @ targets, times @ targets.square()]).double()
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(packed)
-    results = []
-    for count, total, squares in zip(*[iter(packed.split([m.numel() for m in moments]))] * 3, strict=True):
-        variance = (squares - total.square() / count) / (count - 1).clamp(min=1)
-        results.append((variance.clamp(min=0) + 1e-6).sqrt().mean().float())
-    return tuple(results)
+    count, moments = packed[0], packed[1:].view(2, 2, -1)
+    variances = (moments[:, 1] - moments[:, 0].square() / count) / (count - 1).clamp(min=1)
+    prediction_deviation, target_deviation = (variances.clamp(min=0) + 1e-6).sqrt().mean(dim=1).float()
+    return prediction_deviation, target_deviation

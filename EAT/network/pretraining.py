@@ -5,7 +5,6 @@ Blocks know nothing of training and losses nothing of blocks; this module knows 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from ..masking import Masks, inverse_block_masks
 from . import objective
 from .decoder import ConvDecoder
 from .encoder import Encoder
+from .noise import clip_noise
 from .teacher import Teacher
 
 TEACHER_PREFIX = "teacher."
@@ -79,15 +79,18 @@ class Pretraining(nn.Module):
         targets = self.teacher.targets(filterbank)  # (B, N, D)
         tokens = self.encoder(filterbank, visible=masks.visible).tokens  # (B * M, 1 + K, D)
         masked = masks.masked.flatten(0, 1)  # (B * M, N - K)
-        noise = noise_generator(device, seed, epoch, clips) if self.decoder.noise_std else None
-        predictions = self.decoder(tokens[:, 1:], masks.visible.flatten(0, 1), masked, noise)  # (B * M, N - K, D)
-
-        clones, patches = masks.masked.shape[1], targets.shape[1]
+        clones, (patches, dim) = masks.masked.shape[1], targets.shape[1:]
+        canvas = clip_noise(
+            clips, (clones, patches, dim), self.config.decoder.noise_std, tokens.dtype, device, seed=seed, epoch=epoch
+        )
+        predictions = self.decoder(
+            tokens[:, 1:], masks.visible.flatten(0, 1), masked, canvas.flatten(0, 1)
+        )  # (B * M, N - K, D)
         rows = masked + torch.arange(len(targets), device=masked.device).repeat_interleave(clones)[:, None] * patches
-        masked_targets = targets.flatten(0, 1).index_select(0, rows.flatten()).view_as(predictions)
-        prediction_deviation, target_deviation = objective.deviations(predictions, masked_targets)
+        compared = (predictions.flatten(0, 1), targets.flatten(0, 1), rows.flatten())
+        prediction_deviation, target_deviation = objective.deviations(*compared)
         return PretrainingOutput(
-            frame_loss=objective.frame_loss(predictions, masked_targets),
+            frame_loss=objective.frame_loss(*compared),
             utterance_loss=objective.utterance_loss(tokens[:, 0], targets),
             prediction_deviation=prediction_deviation,
             target_deviation=target_deviation,
@@ -150,13 +153,3 @@ class Pretraining(nn.Module):
 def _has_compiler() -> bool:
     names = (os.environ.get("CXX"), "g++", "clang++")
     return any(shutil.which(name) for name in names if name)
-
-
-def noise_generator(device: torch.device, seed: int, epoch: int, clips: Sequence[int]) -> torch.Generator:
-    """The source of the decoder's noise for a batch.
-
-    It follows from (seed, epoch, clips), as masks do, so that neither a resumed run nor the number of devices that
-    the batches are spread over changes it.
-    """
-    digest = hashlib.blake2b(repr((seed, epoch, list(clips))).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from EAT.config import DecoderConfig, EncoderConfig, PretrainingConfig
+from EAT.network.block import Block
 from EAT.network.kernels import LONGEST_MAPPED, Linear, attention, grouped_convolution
-from EAT.network.objective import frame_loss, squared_distance
+from EAT.network.objective import deviations, frame_loss, squared_distance
 from EAT.network.pretraining import Pretraining
 
 DOUBLE = torch.float64
@@ -69,6 +70,35 @@ def test_linear_in_bfloat16(shape: tuple[int, int]) -> None:
         assert error(own, true) < max(1.2 * error(other, true), 4e-3)
 
 
+@pytest.mark.parametrize("shape", [(24, 70), (70, 24)])
+@pytest.mark.parametrize("rows", [67, 1200])
+def test_linear_with_what_follows_in_one_operation(shape: tuple[int, int], rows: int) -> None:
+    torch.manual_seed(0)
+    ours = Linear(*shape).bfloat16()
+    exact = nn.Linear(*shape).double()
+    exact.load_state_dict(ours.state_dict())
+    x, residual = torch.randn(2, rows // 2, shape[0]).bfloat16(), torch.randn(2, rows // 2, shape[1]).bfloat16()
+    wanted = exact(x.double())
+    with torch.no_grad():
+        assert error(ours(x), wanted) < 4e-3
+        assert error(ours.gelu(x), F.gelu(wanted)) < 6e-3
+        assert error(ours.plus(x, residual), residual.double() + wanted) < 4e-3
+    assert ours.gelu(x).requires_grad and ours.plus(x, residual).requires_grad
+    assert error(ours.gelu(x), F.gelu(wanted)) < 8e-3  # rounded once more, before GELU
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_cls_token_alone(masked: bool) -> None:
+    torch.manual_seed(0)
+    block = Block(24, 4, 4.0, 1e-6, 0.0).double()
+    x = torch.randn(3, 9, 24, dtype=DOUBLE)
+    key_mask = torch.arange(9) < torch.tensor([[9], [4], [1]]) if masked else None
+    whole = results(lambda x: block(x, key_mask)[0][:, :1], x, block)
+    alone = results(lambda x: block(x, key_mask, only_cls=True, keep_ffn=False)[0], x, block)
+    for own, other in zip(alone, whole, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_grouped_convolution(kernel: int) -> None:
     torch.manual_seed(0)
@@ -79,12 +109,28 @@ def test_grouped_convolution(kernel: int) -> None:
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
 
 
-def test_the_frame_loss_is_the_mean_distance() -> None:
+@pytest.mark.parametrize(("dtype", "most"), [(DOUBLE, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_the_frame_loss_is_the_mean_distance(dtype: torch.dtype, most: float) -> None:
     torch.manual_seed(0)
-    predictions, targets = torch.randn(2, 7, 12, dtype=torch.bfloat16), torch.randn(2, 7, 12)
-    assert frame_loss(predictions, targets).item() == pytest.approx(
-        squared_distance(predictions, targets).mean().item(), rel=1e-5
-    )
+    predictions = torch.randn(1100, 12).to(dtype).requires_grad_()  # more than two blocks of rows
+    targets = torch.randn(64, 12, dtype=torch.promote_types(dtype, torch.float32))
+    places = torch.randint(64, (1100,))
+    exact = squared_distance(predictions.double(), targets[places].double()).mean()
+    if dtype == DOUBLE:
+        exact = (predictions - targets[places]).square().sum(dim=1).mean() / 12**0.5
+    loss = frame_loss(predictions, targets, places)
+    assert loss.item() == pytest.approx(exact.item(), rel=most)
+    (ours,) = torch.autograd.grad(2.0**20 * loss, predictions)
+    (wanted,) = torch.autograd.grad(2.0**20 * exact, predictions)
+    assert ours.dtype == dtype and error(ours, wanted) < most
+
+
+def test_deviations_are_those_of_the_rows_compared() -> None:
+    torch.manual_seed(0)
+    predictions, targets = torch.randn(1100, 12) * 3 + 1, torch.randn(64, 12)
+    places = torch.randint(64, (1100,))
+    for own, rows in zip(deviations(predictions, targets, places), (predictions, targets[places]), strict=True):
+        assert own.item() == pytest.approx((rows.var(dim=0) + 1e-6).sqrt().mean().item(), rel=1e-5)
 
 
 def test_autocast_trains() -> None:

@@ -1,0 +1,50 @@
+"""What the decoder starts from at masked patches: Gaussian noise that follows from (seed, epoch, clip) alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+
+@torch.inference_mode(False)  # threads do not inherit that mode, and would not be allowed to fill its tensors
+def clip_noise(
+    clips: Sequence[int], shape: Sequence[int], std: float, dtype: torch.dtype, device: torch.device, *, seed: int,
+    epoch: int,
+) -> Tensor:  # fmt: skip
+    """Noise for every clip from a generator of its own.
+
+    Like the masks, a clip's noise is the same in a resumed run, and however clips are put in batches or spread over
+    devices of a kind. On a CPU, where one generator keeps one thread busy, clips are drawn by all of torch's threads.
+
+    Args:
+        clips: B numbers that identify the clips.
+        shape: of one clip's noise.
+        std: its standard deviation; 0 gives zeros.
+        dtype: of the result.
+        device: of the result.
+        seed: of the run.
+        epoch: of the run.
+
+    Returns:
+        (B, *shape).
+    """
+    if std == 0.0:
+        return torch.zeros(len(clips), *shape, dtype=dtype, device=device)
+    noise = torch.empty(len(clips), *shape, dtype=dtype, device=device)
+
+    def draw(row: Tensor, clip: int) -> None:
+        digest = hashlib.blake2b(repr((seed, epoch, clip)).encode(), digest_size=8).digest()
+        row.normal_(std=std, generator=torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1))
+
+    threads = min(torch.get_num_threads(), len(clips)) if device.type == "cpu" else 1
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(draw, noise, clips))
+    else:
+        for row, clip in zip(noise, clips, strict=True):
+            draw(row, clip)
+    return noise
