@@ -18,18 +18,19 @@ class Attention(nn.Module):
         self.qkv = Linear(dim, 3 * dim)
         self.proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None = None, only_cls: bool = False) -> Tensor:
-        """What the output projection takes: (B, S, D) to (B, S, D), or (B, 1, D) for the CLS token alone.
+    def forward(self, x: Tensor, key_mask: Tensor | None = None, only_cls: bool = False) -> tuple[Tensor, Tensor]:
+        """What the output projection takes, and x for the residual, each (B, S, D), or (B, 1, D) for CLS alone.
 
         ``key_mask`` (B, S) is True at tokens that may be attended to.
         """
         batch, tokens, dim = x.shape
         shape = (batch, tokens, -1, self.num_heads, dim // self.num_heads)
         if not only_cls:
-            return attention(self.qkv(x).view(shape), key_mask)
+            qkv, x = self.qkv.fork(x)
+            return attention(qkv.view(shape), key_mask), x
         query = F.linear(x[:, :1], self.qkv.weight[:dim], self.qkv.bias[:dim])
         keys_values = F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]).view(shape)
-        return cls_attention(query, keys_values, key_mask)
+        return cls_attention(query, keys_values, key_mask), x[:, :1]
 
 
 class FeedForward(nn.Module):
@@ -40,13 +41,15 @@ class FeedForward(nn.Module):
         self.fc1 = Linear(dim, hidden)
         self.fc2 = Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to (..., D)."""
-        return self.fc2(self.fc1.gelu(x))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., D) to the same, and x for the residual."""
+        hidden, x = self.fc1.gelu_fork(x)
+        return self.fc2(hidden), x
 
     def plus(self, x: Tensor) -> Tensor:
         """The result of :meth:`forward`, added to x."""
-        return self.fc2.plus(self.fc1.gelu(x), x)
+        hidden, x = self.fc1.gelu_fork(x)
+        return self.fc2.plus(hidden, x)
 
 
 class DropPath(nn.Module):
@@ -98,13 +101,12 @@ class Block(nn.Module):
         Returns:
             Both (B, S, D), or (B, 1, D) with ``only_cls``; f is None without ``keep_ffn``.
         """
-        mixed = self.attn(x, key_mask, only_cls)
-        residual = x[:, :1] if only_cls else x
+        mixed, residual = self.attn(x, key_mask, only_cls)
         if self.drop_path.is_active:
             r = self.norm1(residual + self.drop_path(self.attn.proj(mixed)))
         else:
             r = self.norm1(self.attn.proj.plus(mixed, residual))
         if not keep_ffn and not self.drop_path.is_active:
             return self.norm2(self.mlp.plus(r)), None
-        f = self.mlp(r)
+        f, r = self.mlp(r)
         return self.norm2(r + self.drop_path(f)), f

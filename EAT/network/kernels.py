@@ -37,9 +37,21 @@ class Linear(nn.Linear):
             return _Linear.apply(x, self.weight, self.bias)
         return _product(x, self.weight, self.bias) if self._is_fused(x) else super().forward(x)
 
-    def gelu(self, x: Tensor) -> Tensor:
-        """Exact GELU of :meth:`forward`; in one operation where oneDNN has it and nothing is differentiated."""
-        return _product(x, self.weight, self.bias, "gelu") if self._is_fused(x) else F.gelu(self(x))
+    def fork(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`forward` of x, and x itself for a residual connection.
+
+        Where the written-out gradient runs, the residual's is added to x's within the matrix product.
+        """
+        if x.dtype == torch.bfloat16 and _differentiated_on_cpu(x):
+            return _LinearFork.apply(x, self.weight, self.bias)
+        return self(x), x
+
+    def gelu_fork(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact GELU of :meth:`forward`, in one operation where oneDNN has it and nothing is differentiated; and x."""
+        if self._is_fused(x):
+            return _product(x, self.weight, self.bias, "gelu"), x
+        product, x = self.fork(x)
+        return F.gelu(product), x
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """``residual`` + :meth:`forward`; in one operation where oneDNN has it and nothing is differentiated."""
@@ -86,6 +98,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, weight and bias; that of the output comes first, a residual's second."""
         x, weight = ctx.saved_tensors
         rows = gradients[0].reshape(-1, weight.shape[0])
         inputs = x.reshape(-1, weight.shape[1])
@@ -98,7 +111,14 @@ class _Linear(torch.autograd.Function):
         else:
             grad_bias = (rows.new_ones(1, len(rows)) @ rows)[0]
             grad_weight = (_transposed(rows) if weight.shape[0] < weight.shape[1] else rows.t()) @ inputs
-        return (rows @ weight).view(x.shape), grad_weight, grad_bias
+        grad_x = torch.addmm(gradients[1].reshape_as(inputs), rows, weight) if gradients[1:] else rows @ weight
+        return grad_x.view(x.shape), grad_weight, grad_bias
+
+
+class _LinearFork(_Linear):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return _Linear.forward(ctx, x, weight, bias), x
 
 
 def _transposed(matrix: Tensor, ones: bool = False, block: int = 128) -> Tensor:
