@@ -29,11 +29,11 @@ def _differentiated_on_cpu(x: Tensor) -> bool:
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``; in bfloat16 on a CPU by oneDNN's own operation, and with a gradient that suits its products."""
+    """``nn.Linear``; on a CPU with a gradient that suits its matrix products, in bfloat16 by oneDNN's own operation."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        if x.dtype == torch.bfloat16 and _differentiated_on_cpu(x):
+        if _differentiated_on_cpu(x):
             return _Linear.apply(x, self.weight, self.bias)
         return _product(x, self.weight, self.bias) if self._is_fused(x) else super().forward(x)
 
@@ -42,7 +42,7 @@ class Linear(nn.Linear):
 
         Where the written-out gradient runs, the residual's is added to x's within the matrix product.
         """
-        if x.dtype == torch.bfloat16 and _differentiated_on_cpu(x):
+        if _differentiated_on_cpu(x):
             return _LinearFork.apply(x, self.weight, self.bias)
         return self(x), x
 
@@ -94,7 +94,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias) if _has_onednn_bf16() else F.linear(x, weight, bias)
+        fused = x.dtype == torch.bfloat16 and _has_onednn_bf16()
+        return _product(x, weight, bias) if fused else F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,13 +105,14 @@ class _Linear(torch.autograd.Function):
         inputs = x.reshape(-1, weight.shape[1])
         # oneDNN's bf16 product runs at half its rate where the left side is transposed and one side is long; laying
         # the narrower matrix out anew, and the result where that was the input, costs less than that. A row of ones
-        # in it has the product give the bias' gradient too.
-        if weight.shape[0] > weight.shape[1]:
+        # in it has the product give the bias' gradient too. In float32 a transposed side costs nothing.
+        longer = weight.shape[0] - weight.shape[1] if rows.dtype == torch.bfloat16 else 0
+        if longer > 0:
             products = _transposed(inputs, ones=True) @ rows
             grad_weight, grad_bias = _transposed(products[:-1]), products[-1].clone()
         else:
-            grad_bias = (rows.new_ones(1, len(rows)) @ rows)[0]
-            grad_weight = (_transposed(rows) if weight.shape[0] < weight.shape[1] else rows.t()) @ inputs
+            grad_bias = (rows.new_ones(1, len(rows)) @ rows)[0]  # three times as fast as a sum
+            grad_weight = (_transposed(rows) if longer < 0 else rows.t()) @ inputs
         grad_x = torch.addmm(gradients[1].reshape_as(inputs), rows, weight) if gradients[1:] else rows @ weight
         return grad_x.view(x.shape), grad_weight, grad_bias
 

@@ -55,6 +55,17 @@ def test_attention_is_as_exact_as_the_fused_kernel(dtype: torch.dtype, most: flo
     assert all(own < 1.5 * other + 1e-7 for own, other in zip(ours, fused, strict=True))
 
 
+def test_linear_by_finite_differences() -> None:
+    torch.manual_seed(0)
+    linear = Linear(5, 7).double()
+    assert torch.autograd.gradcheck(lambda x: linear.fork(x), torch.randn(3, 4, 5, dtype=DOUBLE, requires_grad=True))
+    plain = nn.Linear(5, 7).double()
+    plain.load_state_dict(linear.state_dict())
+    x = torch.randn(3, 4, 5, dtype=DOUBLE)
+    for own, other in zip(results(linear, x, linear), results(plain, x, plain), strict=True):
+        torch.testing.assert_close(own, other)
+
+
 @pytest.mark.parametrize("shape", [(24, 70), (70, 24), (32, 32)])
 def test_linear_in_bfloat16(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
