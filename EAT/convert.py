@@ -12,8 +12,8 @@ from .checkpoint.contents import DECODER, ENCODER, TEACHER, Contents
 from .checkpoint.names import with_prefix
 from .checkpoint.reading import WEIGHTS, read_contents, select_encoder
 from .checkpoint.writing import LAYOUTS, write_checkpoint
-from .command_line import described
-from .errors import CheckpointError, ConfigError, EATError
+from .command_line import described, exit_status
+from .errors import ConfigError, DataError
 
 
 def convert(source: str, destination: str, layout: str | None = None, weights: str | None = None) -> Contents:
@@ -81,16 +81,16 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 0, 1 or 2."""
     options = parser().parse_args(arguments)
+    return exit_status(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Convert and say what was written; returns the exit status. Raises CheckpointError or ConfigError."""
     try:
         written = convert(options.source, options.destination, options.to, options.weights)
-    except (CheckpointError, ConfigError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except EATError as error:
+    except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     if "decoder" in written.initialised:
         print(
             "note: the source has no decoder; this layout demands one, so a new, untrained one was put in.",

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint.reading import WEIGHTS
-from .command_line import described
+from .command_line import described, exit_status
 from .config import FREQUENCY_PATCHES, MEL_BINS, PATCH_SIZE
-from .errors import ConfigError, EATError
+from .errors import ConfigError
 from .files import replacing
 from .front_end import SAMPLE_RATE
 from .model import MAX_FRAMES, EATModel, load
@@ -163,14 +163,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    try:
-        model = load(options.checkpoint, weights=options.weights)
-        export_onnx(model, options.output, check=not options.no_check)
-    except EATError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_status(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export and say what was written; returns 0. Raises EATError."""
+    model = load(options.checkpoint, weights=options.weights)
+    export_onnx(model, options.output, check=not options.no_check)
     size = Path(options.output).stat().st_size / 1e6
     outputs = "features, logits" if model.num_classes is not None else "features"
     print(f"{options.output}: {size:.1f} MB; input filterbank (batch, 1, frames, {MEL_BINS}); outputs {outputs}")

@@ -8,11 +8,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
-from .command_line import described
+from .command_line import described, exit_status
 from .data.labels import Label, read_descriptors
-from .errors import CheckpointError, ConfigError, DataError, EATError
+from .errors import CheckpointError, ConfigError, DataError
 from .extraction.command import add_model_options, open_model
 from .extraction.decoding import default_workers
 from .extraction.sources import find_sources, output_names
@@ -130,19 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter of every name
-    try:
-        return run(options)
-    except EATError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("error: the device ran out of memory; lower --batch-size or --window.", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has enough, as `head` does
-        return 0
-    except KeyboardInterrupt:
-        return 130
+    return exit_status(lambda: run(options))
 
 
 if __name__ == "__main__":

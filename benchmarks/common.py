@@ -22,7 +22,7 @@ import torch
 from EAT.config import FREQUENCY_PATCHES, PATCH_SIZE, PretrainingConfig, PretrainingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "base": {},
     "large": {
         "embed_dim": 1024,

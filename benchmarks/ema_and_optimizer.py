@@ -1,8 +1,12 @@
 """What follows a backward pass, clipping, AdamW and the teacher's average, as a share of the whole step."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from common import DTYPES, SIZES, measure, model_config, parser, report
-from training import Training
+from common import DTYPES, SIZES, Result, measure, model_config, parser, report
+from training import Training, gradients
 
 from EAT.host_memory import keep_freed_memory
 from EAT.optim.adamw import clip_gradients
@@ -24,19 +28,23 @@ def main() -> None:
         filterbank = torch.randn(options.clips, 1, 1024, 128, device=device)
         clips = list(range(options.clips))
 
-        def timed(name, call, repeats, options=options, precision=precision):
+        def timed(name: str, call: Callable[[], Any], repeats: int, precision: str = precision) -> Result:
             made = measure(f"{name}, {precision}", call, options.clips, device, repeats=repeats)
             results.append(made)
             return made
 
-        gradients = timed("forward and backward", lambda t=training, f=filterbank, c=clips: t.forward_backward(f, c), 2)
+        step = timed("forward and backward", functools.partial(training.forward_backward, filterbank, clips), 2)
         rest = timed("clipping, AdamW and average", training.update, options.repeats)
-        rest.more["share_of_step"] = rest.ms_per_clip / (rest.ms_per_clip + gradients.ms_per_clip)
-        grads = [master.grad for master in training.masters]
-        timed("of it: clipping", lambda grads=grads: clip_gradients(grads, 4.0), options.repeats)
+        rest.more["share_of_step"] = rest.ms_per_clip / (rest.ms_per_clip + step.ms_per_clip)
+        clipping = functools.partial(clip_gradients, gradients(training.masters), 4.0)
+        timed("of it: clipping", clipping, options.repeats)
         timed("of it: AdamW", training.optimizer.step, options.repeats)
-        masters = dict(zip(training.names, training.masters, strict=True)) if training.half else None
-        timed("of it: average", lambda t=training, m=masters: t.model.update_teacher(1, m), options.repeats)
+        masters: dict[str, torch.Tensor] = dict(zip(training.names, training.masters, strict=True))
+        timed(
+            "of it: average",
+            functools.partial(training.model.update_teacher, 1, masters if training.half else None),
+            options.repeats,
+        )
         del training
     report("ema_and_optimizer", results, options, device)
 

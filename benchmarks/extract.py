@@ -1,11 +1,13 @@
-"""Features: the encoder's forward pass in batches, and ``feature_extract.py`` over many short clips.
+"""Features: the encoder's forward pass, many short clips in one call, and ``feature_extract.py`` over their files.
 
     python benchmarks/extract.py
 
-The second part writes wav files of mixed lengths and times the command on all of them at once, with batches and
-without, and on a few of them one call each.
+The second part gives ``EATModel.extract`` clips of mixed lengths, all in one call and one by one, and compares the
+vectors; the third writes them as wav files and times the command on all at once, in batches and without, and on a few
+of them one call each.
 """
 
+import argparse
 import os
 import re
 import subprocess
@@ -18,10 +20,12 @@ import torch
 from clips import make_clips
 from common import DTYPES, SIZES, MatrixRate, Result, encoder_work, measure, model_config, parser, report
 
+from EAT.audio import read_audio
 from EAT.checkpoint.contents import Contents
 from EAT.checkpoint.writing import write_checkpoint
+from EAT.data.manifest import Manifest
 from EAT.host_memory import keep_freed_memory
-from EAT.model import load
+from EAT.model import EATModel, load
 from EAT.network.encoder import Encoder
 
 COMMAND = Path(__file__).parents[1] / "feature_extract" / "feature_extract.py"
@@ -48,11 +52,36 @@ def extract(arguments: list[str], threads: int) -> tuple[float, float]:
     return seconds, float(rate[1])
 
 
-def command_results(folder: Path, model: str, options) -> list[Result]:
-    manifest = make_clips(folder / "clips", options.clips, seconds=options.seconds, mixed=True)
+def call_results(path: str, manifest: Manifest, precision: str, options: argparse.Namespace) -> list[Result]:
+    """All clips in one call of ``EATModel.extract`` against a call a clip; decoding is not part of it."""
+    device = torch.device(options.device)
+    model = load(path, device=device).to(DTYPES[precision])
+    clips = [read_audio(manifest.source(index)) for index in range(len(manifest))]
+    vectors: dict[str, list[torch.Tensor]] = {}
+
+    @torch.inference_mode()
+    def together() -> None:
+        vectors["together"] = model.extract(clips)
+
+    @torch.inference_mode()
+    def one_by_one() -> None:
+        vectors["one by one"] = [model.extract(clip) for clip in clips]
+
+    results = [
+        measure(f"extract, {len(clips)} clips, {name}, {precision}", call, len(clips), device, repeats=options.repeats)
+        for name, call in (("one call", together), ("a call a clip", one_by_one))
+    ]
+    apart = [(a - b).abs().max().item() for a, b in zip(vectors["together"], vectors["one by one"], strict=True)]
+    results[0].more = {
+        "times_a_call_a_clip": results[0].clips_per_s / results[1].clips_per_s, "largest_difference": max(apart)
+    }  # fmt: skip
+    return results
+
+
+def command_results(folder: Path, model: str, manifest: Manifest, options: argparse.Namespace) -> list[Result]:
     common = ["--checkpoint", model]
     everything = [*common, "--source", str(folder / "clips")]
-    results = []
+    results: list[Result] = []
     for name, extra in (
         ("feature_extract.py, one call", []),
         ("feature_extract.py, one call, bfloat16", ["--precision", "bfloat16"]),
@@ -81,7 +110,7 @@ def main() -> None:
     made.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     made.add_argument("--precision", choices=DTYPES, nargs="+", default=list(DTYPES))
     made.add_argument("--device", default="cpu")
-    made.add_argument("--clips", type=int, default=500, help="for the command; 0 leaves it out")
+    made.add_argument("--clips", type=int, default=500, help="of mixed lengths; 0 leaves them out")
     made.add_argument("--seconds", type=float, default=2.0, help="the longest of them; the shortest a twentieth")
     made.add_argument("--calls", type=int, default=8)
     options = made.parse_args()
@@ -102,7 +131,9 @@ def main() -> None:
                 work = encoder_work(config, 513)  # also where only CLS is wanted of the last block
                 for tokens, only_cls in (("all tokens", False), ("utterance", True)):
 
-                    def forward(model=model, filterbank=filterbank, only_cls=only_cls) -> None:
+                    def forward(
+                        model: EATModel = model, filterbank: torch.Tensor = filterbank, only_cls: bool = only_cls
+                    ) -> None:
                         with torch.inference_mode():
                             model(filterbank, only_cls=only_cls)
 
@@ -113,7 +144,10 @@ def main() -> None:
                         )
                     )  # fmt: skip
         if options.clips:
-            results += command_results(Path(name), path, options)
+            manifest = make_clips(Path(name) / "clips", options.clips, seconds=options.seconds, mixed=True)
+            for precision in options.precision:
+                results += call_results(path, manifest, precision, options)
+            results += command_results(Path(name), path, manifest, options)
     report("extract", results, options, device)
 
 

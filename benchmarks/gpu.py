@@ -68,7 +68,7 @@ def real_input(
     """The best setting again with clips that come through the loader."""
     clips = best.more["clips"]
     training = Training(config, device, DTYPES["bfloat16"], best.more["compiled"])
-    stream = batches(manifest, clips, options.workers, "device", device)
+    stream = batches(manifest, clips, options.num_workers, "device", device)
     for _ in range(5):
         training.step(*next(stream))
     synchronize(device)
@@ -77,7 +77,7 @@ def real_input(
         training.step(*next(stream))
     synchronize(device)
     rate = options.input_steps * clips / (time.perf_counter() - start)
-    more = {"of_synthetic": rate / best.clips_per_s, "workers": options.workers}
+    more = {"of_synthetic": rate / best.clips_per_s, "workers": options.num_workers}
     return Result(f"{best.name}, from wav files", rate, 1000 / rate, 0.0, options.input_steps, more=more)
 
 
@@ -87,7 +87,7 @@ def loss_curves(
     """Losses of the same updates in float32, eager, and in bfloat16, compiled."""
     curves: dict[str, list[float]] = {}
     stored: list[tuple[torch.Tensor, list[int]]] = []
-    stream = batches(manifest, options.curve_clips, options.workers, "device", device)
+    stream = batches(manifest, options.curve_clips, options.num_workers, "device", device)
     for _ in range(min(options.updates, 20)):
         filterbank, clips = next(stream)
         stored.append((filterbank, clips))
@@ -106,7 +106,7 @@ def main() -> None:
     made.add_argument("--clips", type=int, nargs="+", default=[4, 8, 12, 16, 24, 32, 48, 64])
     made.add_argument("--clones", type=int, default=16)
     made.add_argument("--device", default="cuda")
-    made.add_argument("--workers", type=int, default=8)
+    made.add_argument("--num-workers", type=int, default=8)
     made.add_argument("--updates", type=int, default=200, help="of the loss curves")
     made.add_argument("--curve-clips", type=int, default=12)
     made.add_argument("--input-steps", type=int, default=60)

@@ -4,7 +4,9 @@ Clips/s of the loader alone, by workers and by where filterbanks are computed. R
 """
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from clips import batches, make_clips
@@ -17,7 +19,7 @@ def main() -> None:
     made = parser(__doc__, repeats=5)
     made.add_argument("--clips", type=int, default=96, help="wav files of 10 s at 32 kHz")
     made.add_argument("--batch-size", type=int, default=12)
-    made.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--num-workers", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--device", default="cpu")
     options = made.parse_args()
     torch.set_num_threads(options.threads)
@@ -28,10 +30,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         manifest = make_clips(Path(folder), options.clips)
         for where in ("device", "workers"):
-            for workers in options.workers:
+            for workers in options.num_workers:
                 stream = batches(manifest, options.batch_size, workers, where, device)
 
-                def epoch(stream=stream) -> None:
+                def epoch(stream: Iterator[Any] = stream) -> None:
                     for _ in range(count):
                         next(stream)
 

@@ -1,5 +1,7 @@
 """Masks for a batch: ``python benchmarks/masks.py`` (one thread)."""
 
+import functools
+
 import torch
 from common import measure, parser, report
 
@@ -17,10 +19,7 @@ def main() -> None:
     results = []
     for clips in options.clips:
         numbers = torch.arange(clips)
-
-        def draw(numbers=numbers) -> None:
-            inverse_block_masks(MaskConfig(), 64, numbers, options.clones, seed=1, epoch=1)
-
+        draw = functools.partial(inverse_block_masks, MaskConfig(), 64, numbers, options.clones, seed=1, epoch=1)
         name = f"masks, {options.clones} clones a clip, batch of {clips}"
         results.append(measure(name, draw, clips, device, repeats=options.repeats, warmup=5))
     report("masks", results, options, device)

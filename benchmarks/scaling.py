@@ -1,8 +1,12 @@
 """Data-parallel training steps of a small model: ``python benchmarks/scaling.py`` (gloo, one thread a process)."""
 
+from __future__ import annotations
+
 import os
 import tempfile
 import time
+from multiprocessing.queues import SimpleQueue
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,7 +19,7 @@ from EAT.host_memory import keep_freed_memory
 from EAT.network.pretraining import Pretraining
 
 
-def work(rank: int, world: int, rendezvous: str, size: str, clips: int, repeats: int, out) -> None:
+def work(rank: int, world: int, rendezvous: str, size: str, clips: int, repeats: int, out: SimpleQueue[Any]) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
@@ -47,9 +51,9 @@ def main() -> None:
     made.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     options = made.parse_args()
     torch.set_num_threads(1)
-    results = []
+    results: list[Result] = []
     for world in options.processes:
-        out = mp.get_context("spawn").SimpleQueue()
+        out: SimpleQueue[Any] = mp.get_context("spawn").SimpleQueue()
         with tempfile.TemporaryDirectory() as folder:
             rendezvous = os.path.join(folder, "rendezvous")
             arguments = (world, rendezvous, options.size, options.clips, options.repeats, out)

@@ -7,6 +7,9 @@ parameters and activations are bfloat16, as ``common.bf16`` trains.
 """
 
 import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from common import DTYPES, SIZES, MatrixRate, measure, model_config, parser, report, step_work
@@ -30,7 +33,7 @@ def arguments() -> argparse.Namespace:
     return made.parse_args()
 
 
-def profile(step, device: torch.device) -> None:
+def profile(step: Callable[[], Any], device: torch.device) -> None:
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
@@ -55,9 +58,7 @@ def main() -> None:
             call = training.step if options.update else training.forward_backward
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-
-            def step(call=call, filterbank=filterbank, clips=clips) -> None:
-                call(filterbank, list(range(clips)))
+            step = functools.partial(call, filterbank, list(range(clips)))
 
             results.append(
                 measure(

@@ -12,6 +12,11 @@ from EAT.optim.groups import mark_parameters, parameter_groups
 UTTERANCE_WEIGHT = 192.0
 
 
+def gradients(parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """The gradients of parameters that have them."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
 class Training:
     """The network and one optimiser update.
 
@@ -30,7 +35,7 @@ class Training:
         torch.manual_seed(1)
         self.model = Pretraining(config).to(device).train()
         mark_parameters(self.model)
-        masters = [p.detach().clone().requires_grad_() for p in self.model.parameters()]
+        masters = [torch.nn.Parameter(p.detach().clone()) for p in self.model.parameters()]
         for master, parameter in zip(masters, self.model.parameters(), strict=True):
             vars(master)["optim_overrides"] = vars(parameter)["optim_overrides"]
         self.model.to(dtype)
@@ -38,7 +43,7 @@ class Training:
         self.parameters = list(self.model.parameters())
         self.masters = masters if self.half else self.parameters
         self.names = [name for name, _ in self.model.named_parameters()]
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.masters, 0.05), lr=5e-4, betas=(0.9, 0.95), fused=True)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.masters, 0.05), lr=lr, betas=(0.9, 0.95), fused=True)
         self.device, self.updates = device, 0
         if compiled:
             self.model.compile_blocks()
@@ -59,11 +64,11 @@ class Training:
             for master in self.masters:
                 if master.grad is None:
                     master.grad = torch.empty_like(master)
-            torch._foreach_copy_([m.grad for m in self.masters], [p.grad for p in self.parameters])
-        clip_gradients([p.grad for p in self.masters], 4.0)
+            torch._foreach_copy_(gradients(self.masters), gradients(self.parameters))
+        clip_gradients(gradients(self.masters), 4.0)
         self.optimizer.step()
         if self.half:
-            torch._foreach_copy_(self.parameters, self.masters)
+            torch._foreach_copy_(list[torch.Tensor](self.parameters), list[torch.Tensor](self.masters))
         self.updates += 1
         self.model.update_teacher(self.updates, dict(zip(self.names, self.masters, strict=True)) if self.half else None)
 

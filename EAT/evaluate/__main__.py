@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..command_line import described
-from ..errors import EATError
+from ..command_line import described, exit_status
 from ..extraction.command import open_model
 from .options import add_options, check_options
 from .report import write_report
@@ -71,13 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 1 when some clips could not be read, or 2 when the arguments cannot be used.
     """
     args = parser().parse_args(arguments)
-    try:
-        return run(args)
-    except EATError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_status(lambda: run(args))
 
 
 if __name__ == "__main__":

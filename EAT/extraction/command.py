@@ -12,15 +12,16 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.reading import WEIGHTS
-from ..command_line import described
+from ..command_line import described, exit_status
 from ..config import check_target_length
-from ..errors import ConfigError, EATError
+from ..errors import ConfigError
+from ..host_memory import keep_freed_memory
 from ..model import GRANULARITIES, MAX_FRAMES, EATModel, load
 from ..windows import WINDOW, check_windows
 from .decoding import default_workers
 from .running import Wanted, extract_all
 from .sources import Source, find_sources, output_names
-from .writing import FORMATS, SUFFIXES, check_library, check_writable, pack, parts_folder
+from .writing import FORMATS, SUFFIXES, check_library, check_writable, pack, packed, parts_folder
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 STORAGES = ("float32", "float16")
@@ -68,6 +69,8 @@ def open_model(options: argparse.Namespace, weights: str = "student") -> EATMode
     if options.num_workers is not None and options.num_workers < 0:
         raise ConfigError(f"--num-workers is {options.num_workers}; it must be 0 or more.")
     device = choose_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     model = load(options.checkpoint, weights=weights, norm_mean=options.norm_mean, norm_std=options.norm_std)
     return model.to(device=device, dtype=getattr(torch, options.precision))
 
@@ -161,21 +164,27 @@ def run(options: argparse.Namespace) -> int:
     wanted = _wanted(options, model, len(sources))
     for problem in problems if rank == 0 else ():
         print(f"error: {problem}", file=sys.stderr)
-    if file_format != "npy" and os.path.exists(options.output) and not options.overwrite:
-        print(f"{options.output} is there already; --overwrite computes it again")
-        return 1 if problems else 0
     if not sources:
         return 1
-    check_writable(folder)
+    stored: set[str] = set()
+    if file_format != "npy" and not options.overwrite:
+        with packed(file_format, options.output) as arrays:
+            stored = {f"{name}.npy" for name in arrays}
     mine = list(zip(sources, names, strict=False))[rank::world]
-    todo = [(source, folder / name) for source, name in mine if options.overwrite or not (folder / name).exists()]
+    todo = [
+        (source, folder / name)
+        for source, name in mine
+        if options.overwrite or not (name in stored or (folder / name).exists())
+    ]
+    if stored.issuperset(names):
+        print(f"{options.output} is there already; --overwrite computes it again")
+        return 1 if problems else 0
+    check_writable(folder)
     began = time.perf_counter()
     outcome = extract_all(model, [source for source, _ in todo], [target for _, target in todo], wanted)
     seconds = time.perf_counter() - began
     if file_format != "npy":
-        done = [name for name in names if (folder / name).exists()]
-        if done:
-            pack(file_format, folder, done, options.output)
+        pack(file_format, folder, names, options.output, options.overwrite)
     rate = f", {outcome.done / seconds:.1f} clips/s" if outcome.done else ""
     there = f", {len(mine) - len(todo)} were there already" if len(mine) > len(todo) else ""
     failed = len(outcome.problems) + (len(problems) if rank == 0 else 0)
@@ -187,14 +196,4 @@ def run(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 1 where some inputs could not be done, 2 for unusable arguments."""
     options = parser().parse_args(arguments)
-    try:
-        return run(options)
-    except EATError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("error: the device ran out of memory; lower --batch-size or --window.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here.", file=sys.stderr)
-        return 130
+    return exit_status(lambda: run(options), stopped="stopped; the same command goes on from here.")

@@ -10,12 +10,12 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..files import replacing
 
 FORMATS = ("npy", "hdf5", "safetensors")
@@ -78,59 +78,103 @@ def _h5py() -> ModuleType:
     return h5py
 
 
-def pack(file_format: str, parts: Path, names: list[str], output: str) -> None:
-    """Put ``.npy`` files into one file under their names without that ending, and remove them.
+@contextlib.contextmanager
+def packed(file_format: str, path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """The arrays of a file that :func:`pack` wrote, by name, read as they are sliced; none where there is no file.
 
-    One array is in memory at a time, in pieces.
+    Raises:
+        DataError: for a file of another kind.
+    """
+    if not os.path.exists(path):
+        yield {}
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            arrays = _hdf5_arrays(stack, path) if file_format == "hdf5" else _safetensors_arrays(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(
+                f"{path} is there, but no {file_format} file of features ({reason}); give another --output."
+            ) from None
+        yield arrays
+
+
+def _hdf5_arrays(stack: contextlib.ExitStack, path: str | os.PathLike[str]) -> dict[str, Any]:
+    h5py = _h5py()
+    file = stack.enter_context(h5py.File(path, "r"))
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return {name: file[name] for name in names}
+
+
+def _safetensors_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
+    with open(path, "rb") as handle:
+        length = struct.unpack("<Q", handle.read(8))[0]
+        header = json.loads(handle.read(min(length, os.path.getsize(path))))
+    kinds = {"F32": np.float32, "F16": np.float16}
+    return {
+        name: np.memmap(path, kinds[entry["dtype"]], "r", 8 + length + entry["data_offsets"][0], (*entry["shape"],))
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def pack(file_format: str, parts: Path, names: list[str], output: str, overwrite: bool = False) -> None:
+    """Add ``.npy`` files to one file under their names without that ending, and remove them.
+
+    One array is in memory at a time, in pieces. What the file holds under other names
+    stays; it is replaced as a whole, when it is complete.
 
     Args:
         file_format: ``hdf5`` or ``safetensors``.
         parts: folder of the ``.npy`` files.
-        names: which, below it.
+        names: which, below it; those that are not there are left out.
         output: the file to write.
+        overwrite: replace an ``output`` that is no such file.
 
     Raises:
-        DataError: where it cannot be written.
+        DataError: where it cannot be written, or is no such file.
     """
-    if file_format == "hdf5":
-        _pack_hdf5(parts, names, Path(output))
-    else:
-        _pack_safetensors(parts, names, Path(output))
+    with contextlib.ExitStack() as stack:
+        try:
+            old = stack.enter_context(packed(file_format, output))
+        except DataError:
+            if not overwrite:
+                raise
+            old = {}
+        there = [name for name in names if (parts / name).exists()]
+        new = {n.removesuffix(".npy"): np.load(parts / n, mmap_mode="r", allow_pickle=False) for n in there}
+        if new:
+            (_pack_hdf5 if file_format == "hdf5" else _pack_safetensors)({**old, **new}, Path(output))
     shutil.rmtree(parts, ignore_errors=True)
 
 
-def _pack_hdf5(parts: Path, names: list[str], output: Path) -> None:
+def _pack_hdf5(arrays: dict[str, Any], output: Path) -> None:
     h5py = _h5py()
     with replacing(output, "wb") as handle, h5py.File(handle.name, "w") as file:
-        for name in names:
-            array = np.load(parts / name, mmap_mode="r", allow_pickle=False)
-            data = file.create_dataset(name.removesuffix(".npy"), array.shape, array.dtype)
+        for key, array in arrays.items():
+            data = file.create_dataset(key, array.shape, array.dtype)
             rows = max(1, COPY_BYTES // max(1, array[:1].nbytes)) if array.ndim > 1 else max(1, len(array))
             for start in range(0, len(array), rows):
                 data[start : start + rows] = array[start : start + rows]
 
 
-def _pack_safetensors(parts: Path, names: list[str], output: Path) -> None:
+def _pack_safetensors(arrays: dict[str, Any], output: Path) -> None:
     # The library only writes what is in memory as a whole. The format is a length, a JSON header, and the data.
     header: dict[str, object] = {"__metadata__": {"format": "np"}}
     offset = 0
-    for name in names:
-        array = np.load(parts / name, mmap_mode="r", allow_pickle=False)
+    for key, array in arrays.items():
         kind = {"float32": "F32", "float16": "F16"}[array.dtype.name]
-        header[name.removesuffix(".npy")] = {
-            "dtype": kind,
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
+        header[key] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
         offset += array.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with replacing(output, "wb") as handle:
         handle.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            array = np.load(parts / name, mmap_mode="r", allow_pickle=False).reshape(-1)
-            for start in range(0, len(array), COPY_BYTES):
-                handle.write(array[start : start + COPY_BYTES].tobytes())
+        for array in arrays.values():
+            flat = array.reshape(-1)
+            for start in range(0, len(flat), COPY_BYTES):
+                handle.write(flat[start : start + COPY_BYTES].tobytes())
 
 
 def check_writable(folder: Path) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.reading import WEIGHTS
-from ..command_line import described
+from ..command_line import described, exit_status
 from ..config import MaskConfig, check_target_length
-from ..errors import EATError
 from ..extraction.command import choose_device
 from ..model import load
 from .embeddings import METHODS, draw_features, draw_map, read_embeddings
@@ -117,14 +116,13 @@ def picture(args: argparse.Namespace) -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw; returns 0, or 2 for unusable arguments."""
     args = parser().parse_args(arguments)
-    try:
-        check_kind(args.output)
-        save(picture(args), args.output)
-    except EATError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_status(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw, save and name the picture's file; returns 0. Raises EATError."""
+    check_kind(args.output)
+    save(picture(args), args.output)
     print(args.output)
     return 0
 

@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..command_line import described
-from ..errors import EATError
+from ..command_line import described, exit_status
 from . import audioset, esc50, folder, speech_commands
 from .output import add_common_arguments, check_common_arguments
 
@@ -52,14 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 1 when some clips could not be read, or 2 when the arguments cannot be used.
     """
     args = parser().parse_args(arguments)
-    try:
+
+    def run() -> int:
         check_common_arguments(args)
         return args.run(args)
-    except EATError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..command_line import described
+from ..command_line import described, exit_status
 from ..data.labels import DESCRIPTORS, read_descriptors, read_lbl
 from ..data.manifest import Manifest
-from ..errors import ConfigError, DataError, EATError
+from ..errors import ConfigError, DataError
 from ..evaluate.options import add_options, check_options
 from ..evaluate.scoring import decide_task, one_hot
 from ..extraction.command import open_model
@@ -176,13 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 1 when some clips could not be read, or 2 when the arguments cannot be used.
     """
     args = parser().parse_args(arguments)
-    try:
-        return run(args)
-    except EATError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_status(lambda: run(args))
 
 
 if __name__ == "__main__":

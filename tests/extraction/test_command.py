@@ -108,6 +108,38 @@ def test_one_file_for_all(tmp_path, model, clips, suffix):
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".safetensors"])
+def test_one_file_is_added_to(tmp_path, model, clips, suffix, capsys):
+    out = tmp_path / f"all{suffix}"
+    broken = tmp_path / "later.flac"
+    broken.write_bytes(b"not yet")
+    arguments = ["--output", out, "--granularity", "utterance"]
+    assert extract("--source", clips[0], broken, *arguments) == 1
+    shutil.copy(clips[1], broken)  # repaired
+    capsys.readouterr()
+    assert extract("--source", clips[0], broken, *arguments) == 0
+    assert "features of 1 recordings" in capsys.readouterr().out  # the other was there
+    assert extract("--source", clips[2], *arguments) == 0  # nothing that is there is lost
+    before = out.stat().st_mtime_ns
+    assert extract("--source", clips[0], broken, *arguments) == 0
+    assert "is there already" in capsys.readouterr().out and out.stat().st_mtime_ns == before
+    arrays = load_file(out) if suffix == ".safetensors" else {k: v[()] for k, v in h5py.File(out).items()}
+    assert sorted(arrays) == sorted([clips[0].stem, "later", clips[2].stem])
+    for name, clip in ((clips[0].stem, clips[0]), ("later", clips[1]), (clips[2].stem, clips[2])):
+        np.testing.assert_allclose(arrays[name], features(model, clip, granularity="utterance"), atol=1e-5)
+    assert extract("--source", clips[2], *arguments, "--overwrite") == 0
+    assert "features of 1 recordings" in capsys.readouterr().out
+    again = load_file(out) if suffix == ".safetensors" else {k: v[()] for k, v in h5py.File(out).items()}
+    assert sorted(again) == sorted(arrays)
+    out.unlink()
+    out.write_bytes(b"something else")
+    assert extract("--source", clips[0], *arguments) == 2
+    assert f"no {'hdf5' if suffix == '.h5' else 'safetensors'} file of features" in capsys.readouterr().err
+    assert out.read_bytes() == b"something else"
+    assert extract("--source", clips[0], *arguments, "--overwrite") == 0
+    assert out.read_bytes() != b"something else"
+
+
 def test_bad_files_are_named_and_the_others_done(tmp_path, clips):
     source = tmp_path / "in"
     source.mkdir()
