@@ -95,7 +95,9 @@ def _open_file(source: str, handle: Any) -> Recording:
         sound = _Sound(handle)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(handle, str) and not os.path.exists(handle):
-            raise DataError(f"{source} does not exist; check its path and, if a manifest lists it, that file's first line, the root folder.") from None
+            raise DataError(
+                f"{source} does not exist; check its path and, where a manifest lists it, the root folder there."
+            ) from None
         if isinstance(handle, str) and os.path.isdir(handle):
             raise DataError(f"{source} is a folder, not a recording.") from None
         if isinstance(handle, str) and not os.access(handle, os.R_OK):
