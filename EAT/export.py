@@ -28,6 +28,7 @@ from .files import replacing
 from .front_end import SAMPLE_RATE
 from .model import MAX_FRAMES, EATModel, load
 from .network.classifier import Classifier
+from .progress import waiting
 
 OPSET = 18
 
@@ -169,7 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Export and say what was written; returns 0. Raises EATError."""
     model = load(options.checkpoint, weights=options.weights)
-    export_onnx(model, options.output, check=not options.no_check)
+    with waiting("exporting"):
+        export_onnx(model, options.output, check=not options.no_check)
     size = Path(options.output).stat().st_size / 1e6
     outputs = "features, logits" if model.num_classes is not None else "features"
     print(f"{options.output}: {size:.1f} MB; input filterbank (batch, 1, frames, {MEL_BINS}); outputs {outputs}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
@@ -56,3 +59,31 @@ def progress(
             bar.update(1)
     finally:
         bar.close()
+
+
+@contextlib.contextmanager
+def waiting(description: str, interval: float = 1.0) -> Iterator[None]:
+    """Show the seconds that something of unknown length takes, on a line that goes away; nothing but on a terminal.
+
+    Args:
+        description: what is being done, in a word or two.
+        interval: seconds from one showing to the next.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    over = threading.Event()
+    start = time.monotonic()
+
+    def show() -> None:
+        while not over.wait(interval):
+            print(f"\r{description}: {time.monotonic() - start:.0f} s", end="", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        print(f"\r{' ' * (len(description) + 10)}\r", end="", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from ..errors import ConfigError, DataError
 from ..front_end import FRAME_LENGTH, FRAME_SHIFT, filterbank, frame_count, sample_count
 from ..model import EATModel
 from ..prediction.picture import fill_empty_bands
+from ..progress import waiting
 from .pictures import INK, MUTED, new_figure
 
 Array = NDArray[np.float32]
@@ -193,7 +194,8 @@ def _places(vectors: Array, method: str, seed: int) -> tuple[Array, tuple[str, s
     except ImportError:
         raise ConfigError("--method tsne needs scikit-learn: pip install 'eat-audio[evaluate]'.") from None
     perplexity = min(30.0, (len(vectors) - 1) / 3)
-    embedded = TSNE(perplexity=perplexity, random_state=seed, init="pca").fit_transform(vectors)
+    with waiting("t-SNE"):
+        embedded = TSNE(perplexity=perplexity, random_state=seed, init="pca").fit_transform(vectors)
     return embedded, ("", ""), f"t-SNE with perplexity {perplexity:g}"
 
 
