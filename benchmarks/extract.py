@@ -3,8 +3,8 @@
     python benchmarks/extract.py
 
 The second part gives ``EATModel.extract`` clips of mixed lengths, all in one call and one by one, and compares the
-vectors; the third writes them as wav files and times the command on all at once, in batches and without, and on a few
-of them one call each.
+vectors; the third writes them as wav files and times the command on all at once and on a
+few of them one call each.
 """
 
 import argparse
@@ -85,7 +85,6 @@ def command_results(folder: Path, model: str, manifest: Manifest, options: argpa
     for name, extra in (
         ("feature_extract.py, one call", []),
         ("feature_extract.py, one call, bfloat16", ["--precision", "bfloat16"]),
-        ("feature_extract.py, one call, --batch-size 1 --num-workers 0", ["--batch-size", "1", "--num-workers", "0"]),
     ):
         seconds, rate = extract([*everything, *extra, "--output", str(folder / f"out{len(results)}")], options.threads)
         more = {"after_start_clips_per_s": rate}
