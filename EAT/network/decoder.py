@@ -49,14 +49,15 @@ class ConvDecoder(nn.Module):
             tokens: (B * M, K, D) the student's output at visible patches, without CLS.
             visible: (B * M, K) their places.
             masked: (B * M, N - K) the other places.
-            canvas: (B * M, N, D) what masked places start from; overwritten at visible ones.
+            canvas: (B * M * N, D) what masked places start from; visible ones are written into it.
 
         Returns:
             (B * M, N - K, D), in the order of ``masked``. Only these rows go through the last projection.
         """
-        sequences, patches, dim = canvas.shape
+        sequences, kept, dim = tokens.shape
+        patches = kept + masked.shape[1]
         offset = torch.arange(sequences, device=tokens.device).unsqueeze(1) * patches
-        x = canvas.view(-1, dim).index_copy_(0, (visible + offset).flatten(), tokens.reshape(-1, dim))
+        x = canvas.index_copy_(0, (visible + offset).flatten(), tokens.reshape(-1, dim))
         x = x.view(sequences, -1, FREQUENCY_PATCHES, dim)  # (B * M, T, F, D)
         for block in self.blocks:
             x = block(x)

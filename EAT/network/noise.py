@@ -12,7 +12,7 @@ from torch import Tensor
 
 @torch.inference_mode(False)  # threads do not inherit that mode, and would not be allowed to fill its tensors
 def clip_noise(
-    clips: Sequence[int], shape: Sequence[int], std: float, dtype: torch.dtype, device: torch.device, *, seed: int,
+    clips: Sequence[int], rows: int, dim: int, std: float, dtype: torch.dtype, device: torch.device, *, seed: int,
     epoch: int,
 ) -> Tensor:  # fmt: skip
     """Noise for every clip from a generator of its own.
@@ -22,7 +22,8 @@ def clip_noise(
 
     Args:
         clips: B numbers that identify the clips.
-        shape: of one clip's noise.
+        rows: of one clip.
+        dim: numbers in a row.
         std: its standard deviation; 0 gives zeros.
         dtype: of the result.
         device: of the result.
@@ -30,21 +31,21 @@ def clip_noise(
         epoch: of the run.
 
     Returns:
-        (B, *shape).
+        (B * rows, dim), clip after clip; not a view, so that autograd lets it be written to without copies.
     """
     if std == 0.0:
-        return torch.zeros(len(clips), *shape, dtype=dtype, device=device)
-    noise = torch.empty(len(clips), *shape, dtype=dtype, device=device)
+        return torch.zeros(len(clips) * rows, dim, dtype=dtype, device=device)
+    noise = torch.empty(len(clips) * rows, dim, dtype=dtype, device=device)
 
-    def draw(row: Tensor, clip: int) -> None:
+    def draw(part: Tensor, clip: int) -> None:
         digest = hashlib.blake2b(repr((seed, epoch, clip)).encode(), digest_size=8).digest()
-        row.normal_(std=std, generator=torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1))
+        part.normal_(std=std, generator=torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1))
 
     threads = min(torch.get_num_threads(), len(clips)) if device.type == "cpu" else 1
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(draw, noise, clips))
+            list(pool.map(draw, noise.split(rows), clips))
     else:
-        for row, clip in zip(noise, clips, strict=True):
-            draw(row, clip)
+        for part, clip in zip(noise.split(rows), clips, strict=True):
+            draw(part, clip)
     return noise

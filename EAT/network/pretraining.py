@@ -81,11 +81,9 @@ class Pretraining(nn.Module):
         masked = masks.masked.flatten(0, 1)  # (B * M, N - K)
         clones, (patches, dim) = masks.masked.shape[1], targets.shape[1:]
         canvas = clip_noise(
-            clips, (clones, patches, dim), self.config.decoder.noise_std, tokens.dtype, device, seed=seed, epoch=epoch
+            clips, clones * patches, dim, self.config.decoder.noise_std, tokens.dtype, device, seed=seed, epoch=epoch
         )
-        predictions = self.decoder(
-            tokens[:, 1:], masks.visible.flatten(0, 1), masked, canvas.flatten(0, 1)
-        )  # (B * M, N - K, D)
+        predictions = self.decoder(tokens[:, 1:], masks.visible.flatten(0, 1), masked, canvas)  # (B * M, N - K, D)
         rows = masked + torch.arange(len(targets), device=masked.device).repeat_interleave(clones)[:, None] * patches
         compared = (predictions.flatten(0, 1), targets.flatten(0, 1), rows.flatten())
         prediction_deviation, target_deviation = objective.deviations(*compared)
