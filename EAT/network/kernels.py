@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 LONGEST_MAPPED = 640
 """Tokens up to which attention keeps its map for the backward pass; the map's memory grows with their square."""
@@ -214,6 +215,7 @@ class _Attention(torch.autograd.Function):
         return mixed.transpose(1, 2).reshape(batch, tokens, heads * width)
 
     @staticmethod
+    @once_differentiable  # what is saved are results, through which no second derivative could be found
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         packed, weights = ctx.saved_tensors
         query, key, value = packed

@@ -78,7 +78,7 @@ class _FrameLoss(torch.autograd.Function):
 def _differences(predictions: Tensor, targets: Tensor, places: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for rows in _row_blocks(predictions):
         wanted = targets.index_select(0, places[rows])
-        yield rows, torch.sub(predictions[rows].to(wanted.dtype), wanted, out=wanted)
+        yield rows, predictions[rows].to(wanted.dtype) - wanted
 
 
 def _row_blocks(x: Tensor, block: int = 512) -> list[slice]:

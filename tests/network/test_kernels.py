@@ -38,7 +38,12 @@ def error(actual: Tensor, exact: Tensor) -> float:
 
 def test_attention_by_finite_differences() -> None:
     torch.manual_seed(0)
-    assert torch.autograd.gradcheck(attention, torch.randn(2, 5, 3, 2, 4, dtype=DOUBLE, requires_grad=True))
+    qkv = torch.randn(2, 5, 3, 2, 4, dtype=DOUBLE, requires_grad=True)
+    assert torch.autograd.gradcheck(attention, qkv)
+    output = attention(qkv)
+    (gradient,) = torch.autograd.grad(output, qkv, torch.ones_like(output).requires_grad_(), create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):  # rather than a wrong second derivative
+        gradient.sum().backward()
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
@@ -59,6 +64,9 @@ def test_linear_by_finite_differences() -> None:
     torch.manual_seed(0)
     linear = Linear(5, 7).double()
     assert torch.autograd.gradcheck(lambda x: linear.fork(x), torch.randn(3, 4, 5, dtype=DOUBLE, requires_grad=True))
+    assert torch.autograd.gradgradcheck(
+        lambda x: linear.fork(x), torch.randn(3, 4, 5, dtype=DOUBLE, requires_grad=True)
+    )
     plain = nn.Linear(5, 7).double()
     plain.load_state_dict(linear.state_dict())
     x = torch.randn(3, 4, 5, dtype=DOUBLE)
