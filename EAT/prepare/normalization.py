@@ -15,12 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..data.normalization import FILE
 from ..errors import DataError
 from ..files import replacing
 from .measure import Statistics, clip_statistics, for_each
-
-FILE = "normalization.json"
-"""The name under which a data folder keeps its constants; training reads them there."""
 
 
 class Normalization(NamedTuple):

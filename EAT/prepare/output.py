@@ -14,10 +14,11 @@ import numpy as np
 
 from ..data.labels import write_lbl
 from ..data.manifest import holdable, write_manifest
+from ..data.normalization import FILE
 from ..errors import ConfigError, DataError
 from ..files import replacing
 from .measure import available_cores, clip_length, for_each
-from .normalization import FILE, collect_statistics, normalization, write_normalization
+from .normalization import collect_statistics, normalization, write_normalization
 
 WEIGHTS = "weights"
 """The name under which a data folder keeps the training clips' sampling weights."""
