@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import logging
 import os
 import platform
 import resource
@@ -202,6 +203,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """Options that every benchmark has."""
+    logging.getLogger().setLevel(logging.WARNING)  # importing fairseq turns on every library's debugging messages
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--threads", type=int, default=defaults.get("threads", 2), help="of PyTorch on the CPU")
     made.add_argument("--repeats", type=int, default=defaults.get("repeats", 5))
