@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_the_published_recipe_runs_with_only_its_size_overridden(clip_manifest: 
     checkpoint = saved(tmp_path)
     assert checkpoint["cfg"]["model"]["_name"] == "eat_pretraining"
     assert not [key for key in checkpoint["model"] if not key.startswith(("encoder.", "decoder.", "teacher."))]
+    script = (
+        "import sys, argparse, torch\n"
+        "from fairseq import checkpoint_utils, utils\n"
+        "utils.import_user_module(argparse.Namespace(user_dir='EAT'))\n"
+        "(model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(sys.argv[1:])\n"
+        "state, saved = model.state_dict(), torch.load(sys.argv[1])['model']\n"
+        "assert state.keys() == saved.keys() and all(torch.equal(state[name], saved[name]) for name in saved)\n"
+        "print(type(model).__name__)\n"
+    )
+    opened = subprocess.run(  # as fairseq's own tools open it
+        [sys.executable, "-c", script, str(tmp_path / "checkpoint_last.pt")],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert opened.returncode == 0 and opened.stdout.endswith("EATPretrainingModel\n"), opened.stderr[-3000:]
 
 
 def test_start_up_says_what_matters_in_a_few_lines(clip_manifest: Path, tmp_path: Path) -> None:
