@@ -1,9 +1,11 @@
-"""How the process gets memory for tensors on a CPU."""
+"""How the process gets memory for tensors on a CPU, and how much there is."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -24,3 +26,24 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1), mallopt(_M_TOP_PAD, 1 << 26)])
+
+
+def available_memory(proc: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that the process could still take, within its container's limit; None where the system does not say.
+
+    Args:
+        proc: Linux's account of memory.
+        cgroup: the container's limit (``memory.max``) and what it has used of it (``memory.current``).
+    """
+    try:
+        stated = re.search(r"^MemAvailable:\s*(\d+) kB", proc.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    if stated is None:
+        return None
+    free = int(stated[1]) * 1024
+    try:
+        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free
+    return min(free, max(0, int(limit) - int(used))) if limit.isdigit() and used.isdigit() else free

@@ -23,7 +23,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="frames of 10 ms that clips are padded or cut to; by default the checkpoint's")  # fmt: skip
     add("--norm-mean", type=float, metavar="M", help="mean of the filterbank; by default the checkpoint's")
     add("--norm-std", type=float, metavar="S", help="its standard deviation; by default the checkpoint's")
-    add("--batch-size", type=int, default=32, metavar="B", help="clips at once (default 32)")
+    add("--batch-size", type=int, metavar="B",
+        help="clips at once (by default 16, on a GPU 64, or what half of the free memory holds)")  # fmt: skip
     add("--num-workers", type=int, metavar="W",
         help="processes that decode ahead; by default one a core, and none for a few files")  # fmt: skip
     add("--device", help="cpu or cuda; by default cuda where there is one")

@@ -13,9 +13,9 @@ import torch
 
 from ..checkpoint.reading import WEIGHTS
 from ..command_line import described, exit_status
-from ..config import check_target_length
+from ..config import FREQUENCY_PATCHES, check_target_length
 from ..errors import ConfigError
-from ..host_memory import keep_freed_memory
+from ..host_memory import available_memory, keep_freed_memory
 from ..model import GRANULARITIES, MAX_FRAMES, EATModel, load
 from ..windows import WINDOW, check_windows
 from .decoding import default_workers
@@ -37,8 +37,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="one of ours, a published fairseq checkpoint, or a Hugging Face folder or file")  # fmt: skip
     add("--device", help="cpu or cuda; by default cuda where there is one")
     add("--precision", choices=PRECISIONS, default="float32", help="what the model computes in (default float32)")
-    add("--batch-size", type=int, default=16, metavar="B",
-        help="clips of 10 s at once; of shorter ones more (default 16)")  # fmt: skip
+    add("--batch-size", type=int, metavar="B",
+        help="clips of 10 s at once; of shorter ones more (by default 16, on a GPU 64, or what half of the free memory "
+        "holds)")  # fmt: skip
     add("--num-workers", type=int, metavar="W",
         help="processes that decode ahead; by default one a core, and none for a few files")  # fmt: skip
     add("--norm-mean", type=float, metavar="M", help="mean of the filterbank; by default the checkpoint's")
@@ -63,8 +64,13 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def open_model(options: argparse.Namespace, weights: str = "student") -> EATModel:
-    """The model that the options ask for. Raises ConfigError or CheckpointError."""
-    if options.batch_size < 1:
+    """The model that the options ask for; fills in a batch size that was left to us.
+
+    Raises:
+        ConfigError: for options that cannot be used.
+        CheckpointError: for a checkpoint that cannot.
+    """
+    if options.batch_size is not None and options.batch_size < 1:
         raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
     if options.num_workers is not None and options.num_workers < 0:
         raise ConfigError(f"--num-workers is {options.num_workers}; it must be 0 or more.")
@@ -72,7 +78,28 @@ def open_model(options: argparse.Namespace, weights: str = "student") -> EATMode
     if device.type == "cpu":
         keep_freed_memory()
     model = load(options.checkpoint, weights=weights, norm_mean=options.norm_mean, norm_std=options.norm_std)
-    return model.to(device=device, dtype=getattr(torch, options.precision))
+    model = model.to(device=device, dtype=getattr(torch, options.precision))
+    if options.batch_size is None:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        options.batch_size = fitting_batch_size(model, free)
+    return model
+
+
+def fitting_batch_size(model: EATModel, free: int | None) -> int:
+    """Clips of 10 s that a batch may have: 16 on a CPU, 64 elsewhere, or fewer where memory is short.
+
+    Args:
+        model: on its device, in its precision.
+        free: bytes that may be had on that device; None where nobody knows.
+    """
+    most = 16 if model.device.type == "cpu" else 64  # more makes neither any faster
+    if free is None:
+        return most
+    config = model.encoder.config
+    # At once: a block's input, queries, keys, values and result, the hidden layer before and after GELU, all blocks
+    # that were asked for at the worst.
+    numbers = config.embed_dim * (8 + 2 * config.mlp_ratio + config.depth) * (1 + 64 * FREQUENCY_PATCHES)
+    return max(1, min(most, int(free / 2 / (numbers * model.encoder.cls_token.element_size()))))
 
 
 EXAMPLES = """
