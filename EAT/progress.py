@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -87,3 +87,39 @@ def waiting(description: str, interval: float = 1.0) -> Iterator[None]:
         over.set()
         thread.join()
         print(f"\r{' ' * (len(description) + 10)}\r", end="", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its fitting unit: ``40 s``, ``12 min``, ``3.4 hours``, ``5.2 days``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+class Pace:
+    """Says once, after the third update of a process, how long the rest of a run is going to take.
+
+    The first update is left out: it waits for the first batch, and sets up what later ones find.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ends: list[float] = []
+
+    def after_update(self, done: int, total: int) -> str | None:
+        """A sentence when it is time for it.
+
+        Args:
+            done: updates of the run, this one included.
+            total: of the whole run; 0 where nobody knows.
+        """
+        if len(self._ends) == 3:
+            return None
+        self._ends.append(self._clock())
+        if len(self._ends) < 3:
+            return None
+        seconds = (self._ends[2] - self._ends[0]) / 2
+        rest = f"; the {total - done:,} that are left take about {duration(seconds * (total - done))}"
+        return f"pace: {seconds:.3g} s an update{rest if total > done else ''}"

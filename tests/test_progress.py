@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from EAT.progress import progress, waiting
+from EAT.progress import Pace, duration, progress, waiting
 
 
 class Terminal(io.StringIO):
@@ -40,3 +40,21 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert list(progress(range(3), description="clips")) == [0, 1, 2]
     assert "clips: 100%" in sys.stderr.getvalue() and "3/3" in sys.stderr.getvalue()
+
+
+def test_the_pace_is_that_of_the_second_and_third_update() -> None:
+    clock = iter([100.0, 127.0, 153.0]).__next__
+    pace = Pace(clock)
+    assert [pace.after_update(done, 400_000) for done in (7, 8)] == [None, None]
+    assert pace.after_update(9, 400_000) == (  # 26.5 s * 399 991 = 122.7 days
+        "pace: 26.5 s an update; the 399,991 that are left take about 122.7 days"
+    )
+    assert pace.after_update(10, 400_000) is None
+    assert Pace(iter([0.0, 1.0, 2.0]).__next__).after_update(1, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(99, "99 s"), (120, "2 min"), (7200, "2.0 hours"), (3 * 86400, "3.0 days")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

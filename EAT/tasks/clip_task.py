@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from ..fairseq_clips import FairseqClips
 from ..fairseq_support import describe_device, record, reports_user_errors
 from ..front_end import FrontEnd
+from ..progress import Pace
 from ..resilience.numbers import NonfiniteUpdates
 from ..resilience.stopping import stop
 
@@ -70,6 +71,7 @@ class ClipTaskConfig(FairseqDataclass):
     rebuild_batches: bool = field(default=True, metadata={"help": "put clips into new batches every epoch"})
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
+    max_update: int = II("optimization.max_update")
     log_format: str | None = II("common.log_format")
     cpu: bool = II("common.cpu")
     bf16: bool = II("common.bf16")
@@ -98,6 +100,7 @@ class ClipTask(FairseqTask):
         self.front_end = FrontEnd(cfg.target_length, mean, std)
         self.skip_logs: dict[str, SkipLog] = {}
         self.nonfinite = NonfiniteUpdates(cfg.max_nonfinite)
+        self.pace = Pace()
         self.told_to_stop = False
         self.scaler: Any = None
         self.restored_scaler: dict[str, Any] = {}
@@ -206,6 +209,9 @@ class ClipTask(FairseqTask):
             self.after_step(optimizer, model, update_num)
         elif isinstance(optimizer, AMPOptimizer):
             optimizer.step()  # lowers its loss scale, and leaves the parameters as they are by itself
+        sentence = self.pace.after_update(update_num + 1, self.cfg.max_update)
+        if sentence:
+            logger.info(sentence)
 
     def after_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
         """What follows an update of the parameters."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,7 @@ def test_start_up_says_what_matters_in_a_few_lines(clip_manifest: Path, tmp_path
     )
     before = run.output.split("[train_inner]")[0].splitlines()
     assert len(before) <= 8, before
+    assert re.search(r"pace: [\d.e-]+ s an update\n", run.output)  # after the third, which is the last
     text = "\n".join(before)
     assert "124 clips listed in" in text and "M trained parameters" in text and "float32" in text and "CPU" in text
     assert "Deprecat" not in run.output and "FutureWarning" not in run.output
