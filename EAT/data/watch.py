@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -35,9 +34,7 @@ class ReadingWatch:
         worker = get_worker_info()
         if worker is None or worker.id >= MAX_WORKERS:
             return
-        if int(self._reading[worker.id, 0]) != os.getpid():
-            self._reading[worker.id, 0] = os.getpid()
-            _leave_signals_to_parent()
+        self._reading[worker.id, 0] = os.getpid()
         self._reading[worker.id, 1] = item
 
     def blame(self, error: str, name: Callable[[int], str], advice: str) -> str:
@@ -63,13 +60,3 @@ class ReadingWatch:
             f"was on {doing}; {advice}, and if memory ran out lower the number of such processes "
             "(dataset.num_workers, or --num-workers)."
         )
-
-
-def _leave_signals_to_parent() -> None:
-    """Ignore in a reading process the signals that its parent answers; a job's signals reach all of its processes.
-
-    The data loader gave the process handlers of its own that are not Python's.
-    """
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        if callable(signal.getsignal(number)) and signal.getsignal(number) is not signal.default_int_handler:
-            signal.signal(number, signal.SIG_IGN)

@@ -33,13 +33,22 @@ class StopRequest:
         self.owner = os.getpid()
         for number in SIGNALS:
             signal.signal(number, self._handle)
+        os.register_at_fork(after_in_child=self._leave_to_parent)
         if multiprocessing.parent_process() is not None:
             # A process that another one started for its device: that one's death arrives as SIGINT.
             self._starter = os.getppid()
             signal.signal(signal.SIGINT, self._handle_interrupt)
 
+    def _leave_to_parent(self) -> None:
+        """Block the signals in a process forked to read data, before it has read anything: a job's signals reach all.
+
+        Blocked rather than ignored, because the data loader puts handlers of its own in place afterwards.
+        """
+        if os.getppid() == self.owner:
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() == self.owner:  # a process forked from this one leaves it to this one
+        if os.getpid() == self.owner:
             self.received = signal.Signals(number)
 
     def _handle_interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -56,8 +65,8 @@ stop = StopRequest()
 def end_reading_processes() -> None:
     """End the processes that read data for this one.
 
-    They ignore the signals above, so that a signal to the whole job does not end them before the run was saved; asked
-    with SIGTERM at the interpreter's exit, one that hangs would keep this process from ending.
+    The signals above do not reach them, so that a signal to the whole job does not end them before the run was saved;
+    asked with SIGTERM at the interpreter's exit, one that hangs would keep this process from ending.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the data loader would take their end for an accident
     for process in multiprocessing.active_children():
