@@ -23,6 +23,7 @@ from .conftest import CLIPS, CONFORMANCE, ROOT
 
 GUIDES = (
     "README.md",
+    "docs/first-hour.md",
     "docs/method.md",
     "docs/recipes.md",
     "docs/data.md",

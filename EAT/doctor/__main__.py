@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import EATError
+from ..command_line import exit_status
 
 if TYPE_CHECKING:
     import torch
@@ -95,13 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {sentence}", file=sys.stderr)
     if broken:
         return 1
+    return exit_status(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Report and check a machine that has what the base needs; returns 0 or 1. Raises ConfigError for its device."""
     from ..extraction.command import choose_device
 
-    try:
-        device = choose_device(args.device)
-    except EATError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    device = choose_device(args.device)
     report(device)
     failed = self_check(device)
     print(f"\nEAT does not work here as it should: {', '.join(failed)}" if failed else "\nEAT works here.")

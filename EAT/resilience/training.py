@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -271,6 +272,15 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
                 raise TrainingError(blamed) from None
             _blame_another_rank(error, f"after {trainer.get_num_updates()} updates")
             raise
+        except KeyboardInterrupt:
+            if multiprocessing.parent_process() is not None:
+                raise  # the process that started this one deals with it
+            logger.info(
+                f"stopped by Ctrl-C after {trainer.get_num_updates()} updates; the same command goes on from the last "
+                f"checkpoint in {cfg.checkpoint.save_dir} (SIGTERM instead saves before it stops)."
+            )
+            end_reading_processes()
+            raise SystemExit(130) from None
 
     return train
 
