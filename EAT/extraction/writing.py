@@ -91,7 +91,7 @@ def packed(file_format: str, path: str | os.PathLike[str]) -> Iterator[dict[str,
     with contextlib.ExitStack() as stack:
         try:
             arrays = _hdf5_arrays(stack, path) if file_format == "hdf5" else _safetensors_arrays(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, struct.error) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
                 f"{path} is there, but no {file_format} file of features ({reason}); give another --output."
@@ -122,8 +122,8 @@ def _safetensors_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
 def pack(file_format: str, parts: Path, names: list[str], output: str, overwrite: bool = False) -> None:
     """Add ``.npy`` files to one file under their names without that ending, and remove them.
 
-    One array is in memory at a time, in pieces. What the file holds under other names
-    stays; it is replaced as a whole, when it is complete.
+    One array is in memory at a time, in pieces. What the file holds under other names stays; it is replaced as a whole,
+    when it is complete.
 
     Args:
         file_format: ``hdf5`` or ``safetensors``.
