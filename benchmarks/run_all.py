@@ -1,4 +1,4 @@
-"""Every benchmark, one after the other: ``python benchmarks/run_all.py [--json FOLDER]`` (about ten minutes)."""
+"""Every benchmark, one after the other: ``python benchmarks/run_all.py [--json FOLDER]`` (about twenty minutes)."""
 
 import argparse
 import subprocess
