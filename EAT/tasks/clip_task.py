@@ -146,9 +146,10 @@ class ClipTask(FairseqTask):
 
     @reports_user_errors
     def get_batch_iterator(self, dataset: FairseqClips, *args: Any, **kwargs: Any) -> Any:
-        """Fairseq's iterator over batches, where there is a batch for every device."""
+        """Fairseq's iterator over batches; in training there must be one for every device."""
         devices, batch_size = kwargs.get("num_shards", 1), kwargs.get("max_sentences") or 1
-        if len(dataset) <= (devices - 1) * batch_size:
+        training = dataset is self.datasets.get(self.cfg.train_subset)
+        if training and len(dataset) <= (devices - 1) * batch_size:
             raise ConfigError(
                 f"{dataset.manifest.path} lists {len(dataset)} clips, too few for each of {devices} devices to get a "
                 f"batch when dataset.batch_size is {batch_size}; lower the batch size or use fewer devices."

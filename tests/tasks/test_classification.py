@@ -79,10 +79,12 @@ def scores_of(checkpoint: Path, data: Path, split: str) -> tuple[np.ndarray, np.
     return torch.cat(rows).numpy(), clips.targets(range(len(clips)))
 
 
-def test_two_processes_measure_the_same_as_one_and_as_scikit_learn(multi: Path, tmp_path: Path) -> None:
-    """19 clips in batches of 4: five batches, of which one process gets three, the other two and an empty one."""
+@pytest.mark.parametrize("batch", [4, 20])
+def test_two_processes_measure_the_same_as_one_and_as_scikit_learn(multi: Path, tmp_path: Path, batch: int) -> None:
+    """19 clips: of five batches of 4 one process gets three, the other two and an empty one; of 20 one gets all."""
     untrained = ("optimization.lr=[0]", "lr_scheduler.min_lr=0", "optimization.max_update=1")
     common = (*TINY, f"task.data={multi}", "dataset.batch_size=4", "model.num_classes=12", *untrained)
+    common = (*common, f"dataset.batch_size_valid={batch}")
     one = train("finetuning_AS20K", *common, f"checkpoint.save_dir={tmp_path}/one")
     two = train_distributed("finetuning_AS20K", 2, *common, f"checkpoint.save_dir={tmp_path}/two")
     states = [load(tmp_path / name / "checkpoint_best.pt") for name in ("one", "two")]
