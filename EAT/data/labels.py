@@ -78,12 +78,12 @@ def read_descriptors(path: str | os.PathLike[str]) -> list[Label]:
     labels: dict[int, Label] = {}
     names: set[str] = set()
     for line, row in rows:
-        if len(row) < 2 or class_number(row[0]) < 0 or not row[1].strip():
+        index, name = class_number(row[0]), row[1].strip() if len(row) > 1 else ""
+        if index < 0 or not name:
             raise DataError(
                 f"row {line} of the label descriptors {path} is {','.join(row)[:80]!r}; "
                 "it must be index,label[,display name]."
             )
-        index, name = class_number(row[0]), row[1].strip()
         if index in labels or name in names:
             what = f"index {index}" if index in labels else f"label {name!r}"
             raise DataError(f"row {line} of the label descriptors {path} has the {what} of an earlier row.")
