@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .kernels import Linear, attention, cls_attention
+from .kernels import Linear, SpacedLinear, attention, cls_attention
 
 
 class Attention(nn.Module):
@@ -15,7 +15,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim)
+        self.qkv = SpacedLinear(dim, 3 * dim)
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None, only_cls: bool = False) -> tuple[Tensor, Tensor]:

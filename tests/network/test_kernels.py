@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from EAT.config import DecoderConfig, EncoderConfig, PretrainingConfig
 from EAT.network.block import Block
-from EAT.network.kernels import LONGEST_MAPPED, Linear, attention, grouped_convolution
+from EAT.network.kernels import LONGEST_MAPPED, Linear, SpacedLinear, attention, grouped_convolution
 from EAT.network.objective import deviations, frame_loss, squared_distance
 from EAT.network.pretraining import Pretraining
 
@@ -67,6 +67,9 @@ def test_linear_by_finite_differences() -> None:
     assert torch.autograd.gradgradcheck(
         lambda x: linear.fork(x), torch.randn(3, 4, 5, dtype=DOUBLE, requires_grad=True)
     )
+    pair = [torch.randn(3, 4, width, dtype=DOUBLE, requires_grad=True) for width in (5, 7)]
+    assert torch.autograd.gradcheck(linear.plus, pair)
+    assert torch.autograd.gradgradcheck(linear.plus, pair)
     plain = nn.Linear(5, 7).double()
     plain.load_state_dict(linear.state_dict())
     x = torch.randn(3, 4, 5, dtype=DOUBLE)
@@ -97,8 +100,8 @@ def test_linear_in_bfloat16(shape: tuple[int, int]) -> None:
         assert error(own, true) < 4e-3
 
 
-@pytest.mark.parametrize("shape", [(24, 70), (70, 24)])
-@pytest.mark.parametrize("rows", [67, 1200])
+@pytest.mark.parametrize("shape", [(24, 70), (70, 24), (24, 768)])  # 768 columns of 1200 rows are made in parts
+@pytest.mark.parametrize("rows", [66, 1200])
 def test_linear_with_what_follows_in_one_operation(shape: tuple[int, int], rows: int) -> None:
     torch.manual_seed(0)
     ours = Linear(*shape).bfloat16()
@@ -112,6 +115,24 @@ def test_linear_with_what_follows_in_one_operation(shape: tuple[int, int], rows:
         assert error(ours.plus(x, residual), residual.double() + wanted) < 4e-3
     assert ours.gelu_fork(x)[0].requires_grad and ours.plus(x, residual).requires_grad
     assert error(ours.gelu_fork(x)[0], F.gelu(wanted)) < 8e-3  # rounded once more, before GELU
+    true = results(lambda x: exact(x) + residual.double(), x.double(), exact)
+    for own, other in zip(results(lambda x: ours.plus(x, residual), x, ours), true, strict=True):
+        assert error(own, other) < 4e-3
+
+
+@pytest.mark.parametrize("shape", [(3, 9), (1, 1), (0, 4)])
+def test_room_between_rows_changes_no_value(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    spaced = SpacedLinear(24, 72)
+    x = torch.randn(*shape, 24)
+    wanted = F.linear(x, spaced.weight, spaced.bias)
+    with torch.no_grad():
+        output = spaced(x)
+        torch.testing.assert_close(output, wanted)
+        assert output.stride(1) == 72 + 16 or shape != (3, 9)
+        split = output.view(*shape, 3, 4, 6)
+        torch.testing.assert_close(attention(split), attention(split.contiguous()))
+    assert spaced(x).is_contiguous() and spaced(x).requires_grad
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -130,10 +151,20 @@ def test_the_cls_token_alone(masked: bool) -> None:
 def test_grouped_convolution(kernel: int) -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(32, 64, kernel, padding=kernel // 2, groups=16)
-    x = torch.randn(2, 6, 8, 32).permute(0, 3, 1, 2)
-    ours = results(lambda x: grouped_convolution(x, convolution), x, convolution)
-    for own, other in zip(ours, results(convolution, x, convolution), strict=True):
-        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+    x = torch.randn(2, 6, 8, 32).permute(0, 3, 1, 2)  # frequency before time, the other way round than the kernel
+
+    def plain(x: Tensor) -> Tensor:
+        return convolution(x.transpose(2, 3)).transpose(2, 3)
+
+    def with_residual(x: Tensor) -> Tensor:
+        return torch.cat(grouped_convolution(x, convolution), dim=1)
+
+    for function, other in [
+        (lambda x: grouped_convolution(x, convolution)[0], plain),
+        (with_residual, lambda x: torch.cat([plain(x), x], dim=1)),
+    ]:
+        for own, wanted in zip(results(function, x, convolution), results(other, x, convolution), strict=True):
+            torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(DOUBLE, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
