@@ -48,33 +48,40 @@ class Linear(nn.Linear):
         return self(x), x
 
     def gelu_fork(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Exact GELU of :meth:`forward`, in one operation where oneDNN has it and nothing is differentiated; and x."""
+        """Exact GELU of :meth:`forward`, in fewer passes over it where nothing is differentiated; and x itself."""
         if self._is_fused(x):
             return _onednn(x, self.weight, self.bias, "gelu"), x
+        if self._infers(x, torch.float32):
+            product = x.reshape(-1, self.in_features) @ self.weight.t()
+            for rows in product.split(256):  # which stay in the cache from one operation to the other
+                torch.ops.aten.gelu_(rows.add_(self.bias))
+            return product.view(*x.shape[:-1], self.out_features), x
         product, x = self.fork(x)
         return F.gelu(product), x
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """``residual`` + :meth:`forward`; in bfloat16 on a CPU in one operation of oneDNN's."""
+        """``residual`` + :meth:`forward`, on a CPU added within the product where that can be."""
         if _differentiated_on_cpu(x):
             return _LinearPlus.apply(x, self.weight, self.bias, residual)
-        return _onednn_plus(x, self.weight, self.bias, residual) if self._is_fused(x) else residual + self(x)
+        if self._is_fused(x):
+            return _onednn_plus(x, self.weight, self.bias, residual)
+        if self._infers(x, torch.float32):
+            total = (residual + self.bias).view(-1, self.out_features)
+            return total.addmm_(x.reshape(-1, self.in_features), self.weight.t()).view_as(residual)
+        return residual + self(x)
 
-    def _is_fused(self, x: Tensor) -> bool:
+    def _infers(self, x: Tensor, dtype: torch.dtype) -> bool:
+        """Whether this is plain inference on a CPU: nothing differentiated, compiled or cast."""
         return (
             x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.bfloat16
-            and self._is_inferred(x)
-            and _has_onednn_bf16()
+            and x.dtype == self.weight.dtype == dtype
+            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled("cpu")
         )
 
-    def _is_inferred(self, x: Tensor) -> bool:
-        """Whether nothing is differentiated, compiled or cast."""
-        return (
-            not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
-            and not torch.compiler.is_compiling()
-            and not torch.is_autocast_enabled(x.device.type)
-        )
+    def _is_fused(self, x: Tensor) -> bool:
+        return self._infers(x, torch.bfloat16) and _has_onednn_bf16()
 
 
 class SpacedLinear(Linear):
@@ -86,7 +93,7 @@ class SpacedLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out), the last two axes perhaps with room between rows."""
-        if x.device.type != "cpu" or x.dtype != torch.float32 or not self._is_inferred(x):
+        if not self._infers(x, torch.float32):
             return super().forward(x)
         rows = x.reshape(-1, self.in_features)
         room = x.new_empty(len(rows), self.out_features + 16)[:, : self.out_features]

@@ -120,6 +120,18 @@ def test_linear_with_what_follows_in_one_operation(shape: tuple[int, int], rows:
         assert error(own, other) < 4e-3
 
 
+def test_linear_with_what_follows_in_float32() -> None:
+    torch.manual_seed(0)
+    linear = Linear(24, 72)
+    x, residual = torch.randn(3, 100, 24), torch.randn(3, 100, 72)  # more rows than are taken at a time
+    wanted = F.linear(x, linear.weight, linear.bias)
+    with torch.no_grad():
+        torch.testing.assert_close(linear.gelu_fork(x)[0], F.gelu(wanted))
+        torch.testing.assert_close(linear.plus(x, residual), residual + wanted)
+        torch.testing.assert_close(linear.plus(x[:, :1], residual[:, :1]), (residual + wanted)[:, :1])  # rows apart
+        assert linear.plus(x[:0], residual[:0]).shape == linear.gelu_fork(x[:0])[0].shape == (0, 100, 72)
+
+
 @pytest.mark.parametrize("shape", [(3, 9), (1, 1), (0, 4)])
 def test_room_between_rows_changes_no_value(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
