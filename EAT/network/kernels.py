@@ -51,7 +51,7 @@ class Linear(nn.Linear):
         """Exact GELU of :meth:`forward`, in fewer passes over it where nothing is differentiated; and x itself."""
         if self._is_fused(x):
             return _onednn(x, self.weight, self.bias, "gelu"), x
-        if self._infers(x, torch.float32):
+        if self._infers(torch.float32, x):
             product = x.reshape(-1, self.in_features) @ self.weight.t()
             for rows in product.split(256):  # which stay in the cache from one operation to the other
                 torch.ops.aten.gelu_(rows.add_(self.bias))
@@ -63,25 +63,25 @@ class Linear(nn.Linear):
         """``residual`` + :meth:`forward`, on a CPU added within the product where that can be."""
         if _differentiated_on_cpu(x):
             return _LinearPlus.apply(x, self.weight, self.bias, residual)
-        if self._is_fused(x):
+        if self._is_fused(x, residual):
             return _onednn_plus(x, self.weight, self.bias, residual)
-        if self._infers(x, torch.float32):
-            total = (residual + self.bias).view(-1, self.out_features)
-            return total.addmm_(x.reshape(-1, self.in_features), self.weight.t()).view_as(residual)
+        if self._infers(torch.float32, x, residual):
+            total = (residual + self.bias).reshape(-1, self.out_features)
+            return total.addmm_(x.reshape(-1, self.in_features), self.weight.t()).view(residual.shape)
         return residual + self(x)
 
-    def _infers(self, x: Tensor, dtype: torch.dtype) -> bool:
+    def _infers(self, dtype: torch.dtype, *inputs: Tensor) -> bool:
         """Whether this is plain inference on a CPU: nothing differentiated, compiled or cast."""
+        tensors = (*inputs, self.weight, self.bias)
         return (
-            x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == dtype
-            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+            all(tensor.device.type == "cpu" and tensor.dtype == dtype for tensor in tensors)
+            and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
             and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled("cpu")
         )
 
-    def _is_fused(self, x: Tensor) -> bool:
-        return self._infers(x, torch.bfloat16) and _has_onednn_bf16()
+    def _is_fused(self, *inputs: Tensor) -> bool:
+        return self._infers(torch.bfloat16, *inputs) and _has_onednn_bf16()
 
 
 class SpacedLinear(Linear):
@@ -93,7 +93,7 @@ class SpacedLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out), the last two axes perhaps with room between rows."""
-        if not self._infers(x, torch.float32):
+        if not self._infers(torch.float32, x):
             return super().forward(x)
         rows = x.reshape(-1, self.in_features)
         room = x.new_empty(len(rows), self.out_features + 16)[:, : self.out_features]
@@ -114,10 +114,8 @@ def _has_onednn_bf16() -> bool:
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none") -> Tensor:
     """activation(x W^T + b) by oneDNN, a tenth faster in bfloat16 than through ``F.linear``."""
     product = torch.ops.mkldnn._linear_pointwise
-    rows = x.numel() // x.shape[-1]
-    if weight.shape[0] == 768 and 700 <= rows < 1500:
-        # Of the base model's width oneDNN makes two parts here, and puts one thread to both.
-        parts = x.reshape(rows, -1).chunk(-(-rows // 640))
+    if _is_slow(x, weight):
+        parts = x.reshape(-1, x.shape[-1]).chunk(-(-x.numel() // x.shape[-1] // 640))
         whole = torch.cat([product(part, weight, bias, activation, [], "none") for part in parts])
         return whole.view(*x.shape[:-1], -1)
     return product(x, weight, bias, activation, [], "none")
@@ -125,9 +123,14 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none") -
 
 def _onednn_plus(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
     """The product x W^T + b plus a residual by oneDNN."""
-    if 700 <= x.numel() // x.shape[-1] < 1500:
+    if _is_slow(x, weight):
         return residual + _onednn(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+
+
+def _is_slow(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN would put one thread alone to most of a product: so many rows, and the base model's width."""
+    return weight.shape[0] == 768 and 700 <= x.numel() // x.shape[-1] < 1500
 
 
 class _Linear(torch.autograd.Function):

@@ -132,6 +132,22 @@ def test_linear_with_what_follows_in_float32() -> None:
         assert linear.plus(x[:0], residual[:0]).shape == linear.gelu_fork(x[:0])[0].shape == (0, 100, 72)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("trained", ["weight", "bias", "residual"])
+def test_one_trained_tensor_gets_its_gradient(dtype: torch.dtype, trained: str) -> None:
+    torch.manual_seed(0)
+    for kind in (Linear, SpacedLinear):
+        linear = kind(8, 8).to(dtype).requires_grad_(False)
+        x, residual = torch.randn(2, 3, 8).to(dtype), torch.randn(2, 3, 8).to(dtype)
+        tensor = residual if trained == "residual" else getattr(linear, trained)
+        tensor.requires_grad_()
+        (gradient,) = torch.autograd.grad(linear.plus(x, residual).sum(), tensor)
+        wanted = {"weight": x.sum((0, 1)).expand(8, 8), "bias": torch.full((8,), 6.0), "residual": torch.ones(2, 3, 8)}
+        torch.testing.assert_close(gradient, wanted[trained].to(dtype), rtol=2e-2, atol=2e-2)
+        if trained != "residual":
+            assert linear(x).requires_grad and linear.gelu_fork(x)[0].requires_grad
+
+
 @pytest.mark.parametrize("shape", [(3, 9), (1, 1), (0, 4)])
 def test_room_between_rows_changes_no_value(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
