@@ -24,13 +24,13 @@ class Attention(nn.Module):
         ``key_mask`` (B, S) is True at tokens that may be attended to.
         """
         batch, tokens, dim = x.shape
-        shape = (batch, tokens, -1, self.num_heads, dim // self.num_heads)
         if not only_cls:
             qkv, x = self.qkv.fork(x)
-            return attention(qkv.view(shape), key_mask), x
-        query = F.linear(x[:, :1], self.qkv.weight[:dim], self.qkv.bias[:dim])
-        keys_values = F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]).view(shape)
-        return cls_attention(query, keys_values, key_mask), x[:, :1]
+            return attention(qkv.view(batch, tokens, 3, self.num_heads, dim // self.num_heads), key_mask), x
+        query_weight, key_weight, value_weight = self.qkv.weight.chunk(3)
+        query_bias, _, value_bias = self.qkv.bias.chunk(3)
+        query = F.linear(x[:, 0], query_weight, query_bias).view(batch, self.num_heads, -1)
+        return cls_attention(query, x, key_weight, value_weight, value_bias, key_mask), x[:, :1]
 
 
 class FeedForward(nn.Module):

@@ -248,12 +248,39 @@ def attention(qkv: Tensor, key_mask: Tensor | None = None) -> Tensor:
     return mixed.transpose(1, 2).reshape(batch, tokens, heads * width)
 
 
-def cls_attention(query: Tensor, keys_values: Tensor, key_mask: Tensor | None = None) -> Tensor:
-    """Attention of the CLS token alone: (B, 1, D) its query, (B, S, 2, heads, W) keys and values, to (B, 1, D)."""
-    batch, _, _, heads, width = keys_values.shape
-    key, value = keys_values.permute(2, 0, 3, 1, 4)
-    mask = None if key_mask is None else key_mask[:, None, None, :]
-    return F.scaled_dot_product_attention(query.view(batch, heads, 1, width), key, value, attn_mask=mask).view_as(query)
+def cls_attention(
+    query: Tensor,
+    x: Tensor,
+    key_weight: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    key_mask: Tensor | None = None,
+) -> Tensor:
+    """Attention of the CLS token alone, without making the other tokens' keys and values.
+
+    One query meets every key, so the query goes through the keys' weights instead: q (W x) = (W^T q) x. The keys' bias
+    adds the same to all logits of a head and drops out of the softmax. Values are averaged before their weights.
+
+    Args:
+        query: (B, heads, W) of CLS.
+        x: (B, S, D) all tokens.
+        key_weight: (D, D).
+        value_weight: (D, D).
+        value_bias: (D,).
+        key_mask: (B, S), True at tokens that may be attended to; None means all.
+
+    Returns:
+        (B, 1, D).
+    """
+    heads, width = query.shape[1:]
+    exact = torch.promote_types(x.dtype, torch.float32)  # logits are that up to the softmax, as in the fused kernel
+    by_head = (heads, width, x.shape[-1])
+    towards = torch.einsum("bhw,hwd->bhd", query.to(exact), key_weight.to(exact).view(by_head))
+    logits = towards @ x.to(exact).transpose(1, 2) * width**-0.5  # (B, heads, S)
+    if key_mask is not None:
+        logits = logits.masked_fill(~key_mask[:, None], -torch.inf)
+    mean = logits.softmax(dim=-1).to(x.dtype) @ x  # (B, heads, D)
+    return torch.einsum("bhd,hwd->bhw", mean, value_weight.view(by_head)).flatten(1)[:, None] + value_bias
 
 
 class _Attention(torch.autograd.Function):
