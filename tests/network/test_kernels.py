@@ -175,6 +175,18 @@ def test_the_cls_token_alone(masked: bool) -> None:
         torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-12)
 
 
+def test_the_cls_token_alone_is_as_exact_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    block, exact = Block(64, 4, 4.0, 1e-6, 0.0).bfloat16(), Block(64, 4, 4.0, 1e-6, 0.0).double()
+    with torch.no_grad():
+        block.attn.qkv.weight.mul_(4.0)  # sharp attention
+        exact.load_state_dict(block.state_dict())
+        x = torch.randn(5, 40, 64).bfloat16()
+        true = exact(x.double())[0][:, :1]
+        alone = block(x, only_cls=True, keep_ffn=False)[0]
+        assert error(alone, true) < 1.3 * error(block(x)[0][:, :1], true) + 1e-3
+
+
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_grouped_convolution(kernel: int) -> None:
     torch.manual_seed(0)
