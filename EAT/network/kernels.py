@@ -7,6 +7,7 @@ Forward and backward are the same sums in another order; only speed differs. Mea
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -111,11 +112,16 @@ def _has_onednn_bf16() -> bool:
     )
 
 
+def _suits_onednn(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 and _has_onednn_bf16()
+
+
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none") -> Tensor:
     """activation(x W^T + b) by oneDNN, a tenth faster in bfloat16 than through ``F.linear``."""
     product = torch.ops.mkldnn._linear_pointwise
     if _is_slow(x, weight):
-        parts = x.reshape(-1, x.shape[-1]).chunk(-(-x.numel() // x.shape[-1] // 640))
+        rows = x.reshape(-1, x.shape[-1])
+        parts = rows.chunk(math.ceil(len(rows) / 640))
         whole = torch.cat([product(part, weight, bias, activation, [], "none") for part in parts])
         return whole.view(*x.shape[:-1], -1)
     return product(x, weight, bias, activation, [], "none")
@@ -137,8 +143,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        fused = x.dtype == torch.bfloat16 and _has_onednn_bf16()
-        return _onednn(x, weight, bias) if fused else F.linear(x, weight, bias)
+        return _onednn(x, weight, bias) if _suits_onednn(x) else F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,8 +175,7 @@ class _LinearPlus(_Linear):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x, weight)
-        fused = x.dtype == torch.bfloat16 and _has_onednn_bf16()
-        return _onednn_plus(x, weight, bias, residual) if fused else residual + F.linear(x, weight, bias)
+        return _onednn_plus(x, weight, bias, residual) if _suits_onednn(x) else residual + F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]

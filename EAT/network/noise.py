@@ -47,7 +47,7 @@ def clip_noise(
             part.normal_(std=std, generator=generator)
             return
         for piece in part.flatten().split(_PIECE):
-            piece.copy_(torch.empty(len(piece)).normal_(std=std, generator=generator))
+            piece.copy_(torch.empty(len(piece), dtype=torch.float32).normal_(std=std, generator=generator))
 
     threads = min(torch.get_num_threads(), len(clips)) if device.type == "cpu" else 1
     if threads > 1:
