@@ -3,7 +3,7 @@
 The network, the front end and everything that uses a trained model are plain PyTorch. The sub-packages ``tasks``,
 ``models``, ``criterions`` and ``optim`` register them with fairseq (``common.user_dir=EAT``) and alone import it.
 
-``EAT.load(path)`` opens a trained model, an :class:`EAT.model.EATModel`.
+``EAT.load(path)`` opens a trained model, an :class:`EAT.inference.model.EATModel`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .model import EATModel, load
+    from .inference.model import EATModel, load
 
 __version__ = "1.0.0"
 __all__ = ["EATModel", "__version__", "load"]
@@ -20,7 +20,7 @@ __all__ = ["EATModel", "__version__", "load"]
 def __getattr__(name: str) -> Any:
     # Only when asked for: fairseq imports this package first, and training needs none of it.
     if name in ("EATModel", "load"):
-        from . import model
+        from .inference import model
 
         return getattr(model, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

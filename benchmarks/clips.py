@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from EAT.data.clips import ClipDataset, batch_filterbank
 from EAT.data.manifest import Manifest
-from EAT.front_end import FrontEnd
+from EAT.network.front_end import FrontEnd
 
 
 def make_clips(folder: Path, count: int, seconds: float = 10.0, rate: int = 32_000, mixed: bool = False) -> Manifest:

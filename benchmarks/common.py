@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from EAT.config import FREQUENCY_PATCHES, PATCH_SIZE, PretrainingConfig, PretrainingSettings
+from EAT.network.settings import FREQUENCY_PATCHES, PATCH_SIZE, PretrainingConfig, PretrainingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIZES: dict[str, dict[str, Any]] = {

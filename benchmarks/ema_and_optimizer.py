@@ -8,8 +8,8 @@ import torch
 from common import DTYPES, SIZES, Result, measure, model_config, parser, report
 from training import Training, gradients
 
-from EAT.host_memory import keep_freed_memory
-from EAT.optim.adamw import clip_gradients
+from EAT.system import keep_freed_memory
+from EAT.training.adamw import clip_gradients
 
 
 def main() -> None:

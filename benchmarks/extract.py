@@ -20,13 +20,13 @@ import torch
 from clips import make_clips
 from common import DTYPES, SIZES, MatrixRate, Result, encoder_work, measure, model_config, parser, report
 
-from EAT.audio import read_audio
+from EAT.audio.recordings import read_audio
 from EAT.checkpoint.contents import Contents
 from EAT.checkpoint.writing import write_checkpoint
 from EAT.data.manifest import Manifest
-from EAT.host_memory import keep_freed_memory
-from EAT.model import EATModel, load
+from EAT.inference.model import EATModel, load
 from EAT.network.encoder import Encoder
+from EAT.system import keep_freed_memory
 
 COMMAND = Path(__file__).parents[1] / "feature_extract" / "feature_extract.py"
 

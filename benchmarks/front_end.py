@@ -7,12 +7,12 @@ import torch
 from clips import make_clips
 from common import measure, parser, report
 
-from EAT.audio import read_audio
-from EAT.config import MaskConfig
-from EAT.front_end import FrontEnd
-from EAT.host_memory import keep_freed_memory
-from EAT.masking import inverse_block_masks
-from EAT.resampling import resample
+from EAT.audio.recordings import read_audio
+from EAT.audio.resampling import resample
+from EAT.network.front_end import FrontEnd
+from EAT.network.masking import inverse_block_masks
+from EAT.network.settings import MaskConfig
+from EAT.system import keep_freed_memory
 
 
 def main() -> None:

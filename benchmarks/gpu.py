@@ -22,9 +22,9 @@ from common import DTYPES, SIZES, MatrixRate, Result, measure, model_config, par
 from train_step import profile
 from training import Training
 
-from EAT.config import PretrainingConfig
 from EAT.data.manifest import Manifest
-from EAT.host_memory import keep_freed_memory
+from EAT.network.settings import PretrainingConfig
+from EAT.system import keep_freed_memory
 
 AUDIOSET_CLIPS = 1_920_000
 """Clips of AudioSet-2M: 400 000 updates of 48 clips are 10 epochs."""

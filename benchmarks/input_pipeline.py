@@ -12,7 +12,7 @@ import torch
 from clips import batches, make_clips
 from common import measure, parser, report
 
-from EAT.host_memory import keep_freed_memory
+from EAT.system import keep_freed_memory
 
 
 def main() -> None:

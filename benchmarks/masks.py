@@ -5,8 +5,8 @@ import functools
 import torch
 from common import measure, parser, report
 
-from EAT.config import MaskConfig
-from EAT.masking import inverse_block_masks
+from EAT.network.masking import inverse_block_masks
+from EAT.network.settings import MaskConfig
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from common import SIZES, Result, model_config, parser, peak_memory, report
 from torch.nn.parallel import DistributedDataParallel
 from training import UTTERANCE_WEIGHT
 
-from EAT.host_memory import keep_freed_memory
 from EAT.network.pretraining import Pretraining
+from EAT.system import keep_freed_memory
 
 
 def work(rank: int, world: int, rendezvous: str, size: str, clips: int, repeats: int, out: SimpleQueue[Any]) -> None:

@@ -15,7 +15,7 @@ import torch
 from common import DTYPES, SIZES, MatrixRate, measure, model_config, parser, report, step_work
 from training import Training
 
-from EAT.host_memory import keep_freed_memory
+from EAT.system import keep_freed_memory
 
 
 def arguments() -> argparse.Namespace:

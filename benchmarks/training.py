@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from EAT.config import PretrainingConfig
 from EAT.network.pretraining import Pretraining
-from EAT.optim.adamw import clip_gradients
-from EAT.optim.groups import mark_parameters, parameter_groups
+from EAT.network.settings import PretrainingConfig
+from EAT.training.adamw import clip_gradients
+from EAT.training.parameter_groups import mark_parameters, parameter_groups
 
 UTTERANCE_WEIGHT = 192.0
 

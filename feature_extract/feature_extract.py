@@ -6,7 +6,7 @@ from pathlib import Path
 # Works from a checkout that is not installed, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from EAT.extraction.command import main
+from EAT.commands.extract import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from EAT.config import DecoderConfig, EncoderConfig, PretrainingConfig, TeacherConfig
 from EAT.network.pretraining import Pretraining
+from EAT.network.settings import DecoderConfig, EncoderConfig, PretrainingConfig, TeacherConfig
 
 PREFIX = "modality_encoders.IMAGE."
 RENAMED = {

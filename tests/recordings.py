@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import torch
 
-from EAT.resampling import resample
+from EAT.audio.resampling import resample
 
 FORMATS = {
     "wav": ("WAV", "PCM_16", 44100),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from EAT.config import PretrainingSettings
 from EAT.network.pretraining import Pretraining
+from EAT.network.settings import PretrainingSettings
 
 from .conftest import ROOT
 from .fairseq_runs import arguments, environment

@@ -19,9 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import EAT
-from EAT.model import EATModel
+from EAT.inference.model import EATModel
 from EAT.network.encoder import Encoder
-from EAT.plot.logs import read_run
+from EAT.pictures.run_logs import read_run
 
 from .conftest import CLIPS, ROOT
 

@@ -16,8 +16,8 @@ import pytest
 import soundfile
 from omegaconf import OmegaConf
 
-from EAT.audio import read_audio
-from EAT.doctor.machine import EXTRAS
+from EAT.audio.recordings import read_audio
+from EAT.commands.doctor_machine import EXTRAS
 
 from .conftest import CLIPS, CONFORMANCE, ROOT
 

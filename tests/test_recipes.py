@@ -16,9 +16,9 @@ import torch
 from omegaconf import OmegaConf
 
 from .conftest import CLIPS, CONFORMANCE, ROOT
+from .data.prepare.test_speech_commands import WORDS
 from .fairseq_runs import COMMAND, Run, environment, train
 from .labelled_clips import families
-from .prepare.test_speech_commands import WORDS
 
 CPU = (
     "common.cpu=true",

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from ..config import PretrainingSettings
 from ..network.decoder import ConvDecoder
+from ..network.settings import PretrainingSettings
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
-from .eat_layout import with_encoder
+from .eat import with_encoder
 from .names import with_prefix
 
 

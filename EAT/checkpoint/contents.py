@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import ClassifierConfig, EncoderConfig, PretrainingSettings
-from ..front_end import FrontEnd
+from ..network.front_end import FrontEnd
+from ..network.settings import ClassifierConfig, EncoderConfig, PretrainingSettings
 
 ENCODER, DECODER, TEACHER = "encoder.", "decoder.", "teacher."
 POSITIONS = "positions.table"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config import FREQUENCY_PATCHES, MAX_TIME_PATCHES
-from ..front_end import FrontEnd
+from ..network.front_end import FrontEnd
+from ..network.settings import FREQUENCY_PATCHES, MAX_TIME_PATCHES
 from .contents import ENCODER, POSITIONS, Contents
 
 KEY = "eat"

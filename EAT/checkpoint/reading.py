@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from .contents import ENCODER, POSITIONS, TEACHER, Checkpoint, Contents
-from .eat_layout import is_eat, read_eat
-from .files import is_safetensors, read_torch_file
-from .huggingface_layout import read_huggingface
-from .published_layout import is_published, read_published
+from .eat import is_eat, read_eat
+from .huggingface import read_huggingface
+from .published_eat import is_published, read_published
+from .safe_files import is_safetensors, read_torch_file
 from .shapes import extend_positions
 
 WEIGHTS = ("student", "teacher")

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import FREQUENCY_PATCHES, MEL_BINS, PATCH_SIZE, ClassifierConfig, EncoderConfig
 from ..errors import CheckpointError
 from ..network.positions import sine_cosine_positions
+from ..network.settings import FREQUENCY_PATCHES, MEL_BINS, PATCH_SIZE, ClassifierConfig, EncoderConfig
 from .contents import ENCODER, POSITIONS
 
 PUBLISHED_HEADS = {768: 12, 1024: 16}

@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import FREQUENCY_PATCHES, MEL_BINS, PATCH_SIZE, ClassificationSettings, PretrainingSettings
 from ..errors import ConfigError
-from ..front_end import FrontEnd
+from ..network.front_end import FrontEnd
+from ..network.settings import FREQUENCY_PATCHES, MEL_BINS, PATCH_SIZE, ClassificationSettings, PretrainingSettings
 from . import names
 from .completing import complete, without_initialised
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
-from .files import CONFIG_NAME, MODEL_NAME, write_json, write_safetensors, write_torch_file
-from .huggingface_layout import PRETRAINING_NAME
+from .huggingface import PRETRAINING_NAME
 from .notes import KEY, make_notes
-from .published_layout import POOLINGS, RECIPES
+from .published_eat import POOLINGS, RECIPES
+from .safe_files import CONFIG_NAME, MODEL_NAME, write_json, write_safetensors, write_torch_file
 from .shapes import extend_positions
 
 LAYOUTS = ("eat", "published", "huggingface")

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..audio import as_waveform, decode
+from ..audio.recordings import as_waveform, decode
+from ..audio.timeout import within
 from ..errors import ConfigError, DataError
-from ..front_end import FrontEnd
-from ..reading import within
+from ..network.front_end import FrontEnd
 from .manifest import Manifest
-from .watch import ReadingWatch
+from .workers import ReadingWatch
 
 CROPS = ("start", "random")
 FRONT_ENDS = ("device", "workers")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..augment import DRAWN, Augmentation, batch_rng
 from ..errors import DataError
+from .augmentation import DRAWN, Augmentation, batch_rng
 from .clips import ClipDataset
 
 WAVEFORM_STREAM, FILTERBANK_STREAM = 1, 2

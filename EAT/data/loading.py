@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import DataError
-from ..extraction.decoding import default_workers
-from ..front_end import FrontEnd
+from ..network.front_end import FrontEnd
 from ..progress import progress_bar
+from ..system import default_workers
 from .clips import ClipDataset, batch_filterbank
 from .manifest import Manifest
 

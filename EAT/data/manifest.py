@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..audio import file_of
+from ..audio.recordings import file_of
 from ..errors import DataError
 from ..files import replacing
 
@@ -98,7 +98,7 @@ class Manifest:
         return int(text)
 
     def source(self, index: int) -> str:
-        """The address of the clip for :func:`EAT.audio.read_audio`.
+        """The address of the clip for :func:`EAT.audio.recordings.read_audio`.
 
         Raises:
             DataError: for a path that leaves the root folder.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from ..audio import AUDIO_SUFFIXES
+from ..audio.recordings import AUDIO_SUFFIXES
 from ..errors import DataError
 
 PACK_SUFFIXES = (".h5", ".hdf5")

@@ -1,1 +1,1 @@
-"""fairseq models: the networks of :mod:`EAT.network` under names that configurations can use."""
+"""The door through which fairseq finds this package's models; they live in :mod:`EAT.training`."""

@@ -1,44 +1,5 @@
-"""The model ``eat_pretraining``: the pre-training network, registered with fairseq."""
+"""The model ``eat_pretraining``, where fairseq looks for it."""
 
-from __future__ import annotations
+from ..training.pretraining_model import EATPretrainingModel
 
-from dataclasses import dataclass
-from typing import Any
-
-from fairseq.dataclass import FairseqDataclass
-from fairseq.models import BaseFairseqModel, register_model
-
-from ..config import PretrainingSettings
-from ..fairseq_support import reports_user_errors
-from ..host_memory import keep_freed_memory
-from ..network.pretraining import Pretraining
-from ..optim.groups import mark_parameters
-
-
-@dataclass
-class EATPretrainingModelConfig(PretrainingSettings, FairseqDataclass):
-    """Settings of the model ``eat_pretraining``."""
-
-
-@register_model("eat_pretraining", dataclass=EATPretrainingModelConfig)
-class EATPretrainingModel(Pretraining, BaseFairseqModel):
-    """:class:`EAT.network.pretraining.Pretraining` with fairseq's model interface."""
-
-    num_updates = 0
-
-    @classmethod
-    @reports_user_errors
-    def build_model(cls, cfg: EATPretrainingModelConfig, task: Any = None) -> EATPretrainingModel:
-        """Build from settings."""
-        settings = PretrainingSettings(**{name: cfg[name] for name in PretrainingSettings.__dataclass_fields__})
-        model = cls(settings.config())
-        mark_parameters(model)
-        keep_freed_memory()
-        if settings.compile:
-            model.compile_blocks()
-        return model
-
-    def set_num_updates(self, num_updates: int) -> None:
-        """Take note of how many optimiser updates were made."""
-        super().set_num_updates(num_updates)
-        self.num_updates = num_updates
+__all__ = ["EATPretrainingModel"]

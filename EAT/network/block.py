@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .kernels import Linear, SpacedLinear, attention, cls_attention
+from .acceleration import Linear, SpacedLinear, attention, cls_attention
 
 
 class Attention(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config import ClassifierConfig
 from .encoder import Encoder
+from .settings import ClassifierConfig
 
 
 class Classifier(nn.Module):

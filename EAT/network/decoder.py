@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import FREQUENCY_PATCHES, DecoderConfig
-from .kernels import Linear, grouped_convolution
+from .acceleration import Linear, grouped_convolution
+from .settings import FREQUENCY_PATCHES, DecoderConfig
 
 
 class DecoderBlock(nn.Module):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config import EncoderConfig
 from .block import Block
 from .patches import PatchEmbedding
 from .positions import FixedPositions
+from .settings import EncoderConfig
 
 
 class EncoderOutput(NamedTuple):

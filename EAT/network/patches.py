@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..config import PATCH_SIZE
+from .settings import PATCH_SIZE
 
 
 class PatchEmbedding(nn.Module):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import FREQUENCY_PATCHES, MAX_TIME_PATCHES
+from .settings import FREQUENCY_PATCHES, MAX_TIME_PATCHES
 
 
 def sine_cosine_positions(

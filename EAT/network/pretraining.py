@@ -13,13 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..config import PretrainingConfig, check_target_length
 from ..errors import ConfigError
-from ..masking import Masks, inverse_block_masks
 from . import objective
 from .decoder import ConvDecoder
 from .encoder import Encoder
+from .masking import Masks, inverse_block_masks
 from .noise import clip_noise
+from .settings import PretrainingConfig, check_target_length
 from .teacher import Teacher
 
 TEACHER_PREFIX = "teacher."

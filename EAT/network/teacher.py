@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..config import TeacherConfig
 from .encoder import Encoder
 from .objective import teacher_targets
+from .settings import TeacherConfig
 
 
 class Teacher:

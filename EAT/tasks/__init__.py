@@ -1,8 +1,11 @@
-"""fairseq tasks. Importing this package also registers the criteria, optimisers and schedules."""
+"""The door through which fairseq finds this package's tasks; they live in :mod:`EAT.training`.
 
-from .. import criterions, optim  # noqa: F401
-from ..fairseq_support import explain_unknown_keys, quiet_start_up
-from ..resilience.training import install
+Importing it also registers criteria, optimiser and schedule, and puts the wrappers round fairseq's trainer in place.
+"""
+
+from ..training import adamw, classification_criterion, pretraining_criterion, schedules  # noqa: F401
+from ..training.fairseq_support import explain_unknown_keys, quiet_start_up
+from ..training.survival.hooks import install
 
 quiet_start_up()
 explain_unknown_keys()

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import EAT
-from EAT.convert import convert, main
+from EAT.commands.convert import convert, main
 
 from ..conftest import CONFORMANCE, ROOT
 

@@ -12,7 +12,7 @@ from EAT.data.clips import ClipDataset, batch_filterbank
 from EAT.data.manifest import Manifest
 from EAT.data.skipping import SkipLog
 from EAT.errors import ConfigError, TrainingError
-from EAT.front_end import FrontEnd
+from EAT.network.front_end import FrontEnd
 
 FRONT_END = FrontEnd(64)
 

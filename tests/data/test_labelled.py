@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from EAT.augment import Augmentation
+from EAT.data.augmentation import Augmentation
 from EAT.data.labelled import LabelledClips
 from EAT.data.manifest import Manifest
 from EAT.errors import DataError
-from EAT.front_end import FrontEnd
+from EAT.network.front_end import FrontEnd
 
 EVERYTHING = Augmentation(0.8, 1.0, 0.2, 0.2, True, 10.0, 0.1, 10)
 

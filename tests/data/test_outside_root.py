@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from EAT.audio import read_audio
+from EAT.audio.recordings import read_audio
 from EAT.data.manifest import Manifest
 from EAT.errors import DataError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from EAT.masking import masks_from_map
+from EAT.network.masking import masks_from_map
 from EAT.network.pretraining import Pretraining
 
 from ..published import our_name, published_pretraining

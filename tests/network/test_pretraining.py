@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from EAT.config import DecoderConfig, EncoderConfig, MaskConfig, PretrainingConfig, TeacherConfig
-from EAT.masking import inverse_block_masks
 from EAT.network.block import DropPath
 from EAT.network.encoder import Encoder, select_visible
+from EAT.network.masking import inverse_block_masks
 from EAT.network.objective import squared_distance, teacher_targets, utterance_loss
 from EAT.network.pretraining import Pretraining
+from EAT.network.settings import DecoderConfig, EncoderConfig, MaskConfig, PretrainingConfig, TeacherConfig
 from EAT.network.teacher import Teacher
 
 TINY = PretrainingConfig(

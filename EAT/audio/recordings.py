@@ -1,0 +1,320 @@
+"""Reading recordings: any format, rate and channel count to mono 16 kHz float32 (method section 1.1).
+
+Formats come through libsndfile (wav, flac, ogg, opus, mp3, aiff, ...). Beside plain files there are two containers:
+``pack.h5/KEY``, a data set in an HDF5 file, and ``archive.zip:OFFSET:LENGTH``, an uncompressed member of a zip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .resampling import SAMPLE_RATE, ZERO_CROSSINGS, resample
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au")
+"""File names that a search of a folder takes for recordings."""
+
+MIN_RATE, MAX_RATE = 1_000, 768_000
+MAX_CHANNELS = 256
+MIN_SAMPLES = SAMPLE_RATE // 100
+"""The shortest clip that counts as one: 10 ms at 16 kHz."""
+HDF5_RATE = 32_000
+"""Sampling rate of an HDF5 data set that has no ``sample_rate`` attribute."""
+
+MAX_FRAMES = 2**28
+"""Samples per channel that are decoded at once: 1 GiB of mono, 4.6 hours at 16 kHz."""
+MAX_MEMBER = 2**31
+"""Bytes of a zip's member, and of one chunk of an HDF5 data set."""
+BLOCK_VALUES = 2**22
+"""Values, over all channels, that are decoded before channels are averaged: 16 MiB."""
+SLACK_FRAMES = 2304
+"""Samples by which a recording may end before its header says: two frames of mp3, whose headers count whole frames."""
+
+_STORED = re.compile(
+    r"^(?P<archive>.*\.zip):(?P<offset>\d{1,18}):(?P<length>\d{1,18})$", re.IGNORECASE | re.DOTALL | re.ASCII
+)
+_PACKED = re.compile(r"^(?P<pack>.*\.(?:h5|hdf5))/(?P<key>.+)$", re.IGNORECASE | re.DOTALL)
+
+
+class Recording(NamedTuple):
+    """An opened recording: its header, and a way to read part of it."""
+
+    frames: int
+    """Samples per channel, as the header says."""
+    rate: int
+    channels: int
+    read: Callable[[int, int], np.ndarray]
+    """read(start, count) to (count or fewer, channels) float32."""
+    close: Callable[[], Any]
+
+
+class _Sound(soundfile.SoundFile):
+    """A file that is read on from where the last read ended.
+
+    The base class follows every read of a seekable file with a seek to where it already is, after which MP3 decodes
+    its next frames wrongly.
+    """
+
+    # The base class lets one file be opened at a time in a process: one open that hangs would block all others.
+    # What its lock guards is the text of an error.
+    _sf_error_lock = contextlib.nullcontext()
+
+    def seekable(self) -> bool:
+        return False
+
+
+_SHORT = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+_STREAMED = 0x7FFF0000
+"""Bytes of audio from which on a header's number stands for "unknown", as programs write it that write to a pipe."""
+
+
+def _check_length(source: str, sound: soundfile.SoundFile) -> None:
+    """Raise DataError where the file ends before the audio that its header states; libsndfile only makes a note."""
+    short = _SHORT.search(sound.extra_info)
+    if short and int(short[2]) + 16 < int(short[1]) < _STREAMED:
+        raise DataError(
+            f"{source} is cut short: its header states {int(short[1]):,} bytes of audio, it holds {int(short[2]):,}."
+        )
+
+
+def _open_file(source: str, handle: Any) -> Recording:
+    try:
+        sound = _Sound(handle)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(handle, str) and not os.path.exists(handle):
+            raise DataError(
+                f"{source} does not exist; check its path and, where a manifest lists it, the root folder there."
+            ) from None
+        if isinstance(handle, str) and os.path.isdir(handle):
+            raise DataError(f"{source} is a folder, not a recording.") from None
+        if isinstance(handle, str) and not os.access(handle, os.R_OK):
+            raise DataError(f"{source} may not be read; check its permissions.") from None
+        reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
+        raise DataError(f"{source} is not audio that libsndfile can read ({reason}).") from None
+
+    try:
+        _check_length(source, sound)
+    except DataError:
+        sound.close()
+        raise
+    position = 0
+
+    def read(start: int, count: int) -> np.ndarray:
+        nonlocal position
+        if start != position:
+            sound.seek(start)
+        samples = sound.read(min(count, sound.frames - start), dtype="float32", always_2d=True)
+        position = start + len(samples)
+        return samples
+
+    return Recording(sound.frames, sound.samplerate, sound.channels, read, sound.close)
+
+
+@lru_cache(maxsize=32)
+def _hdf5_pack(path: str, process: int) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(f"{path} is an HDF5 pack, which needs h5py: pip install 'eat-audio[hdf5]'.") from None
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened as an HDF5 file ({error}).") from None
+
+
+def _check_storage(source: str, file: Any, data: Any) -> None:
+    """Raise DataError where a data set's values lie in other files, or in a chunk too large to decompress."""
+    if data.is_virtual or data.external or data.file.filename != file.filename:
+        raise DataError(f"{source} is a link to another file; packs must hold their clips themselves.")
+    if data.chunks and math.prod(data.chunks) * data.dtype.itemsize > MAX_MEMBER:
+        raise DataError(f"{source} is stored in chunks of {math.prod(data.chunks):,} values, too large to be read.")
+
+
+def _read_member(archive_path: str, offset: int, length: int) -> bytes:
+    try:
+        with open(archive_path, "rb") as archive:
+            size = os.fstat(archive.fileno()).st_size
+            if offset + length > size or length > MAX_MEMBER:
+                raise DataError(
+                    f"{archive_path} has {size:,} bytes; {length:,} from {offset:,} on cannot be a recording in it."
+                )
+            archive.seek(offset)
+            return archive.read(length)
+    except OSError as error:
+        raise DataError(f"{archive_path} cannot be read ({error.strerror}).") from None
+
+
+def _open_packed(source: str, pack: str, key: str) -> Recording:
+    file = _hdf5_pack(pack, os.getpid())  # a handle must not be shared with a forked worker
+    if key not in file or not hasattr(file[key], "dtype"):
+        raise DataError(f"{pack} holds no data set {key!r}.")
+    data = file[key]
+    _check_storage(source, file, data)
+    if data.ndim not in (1, 2) or data.dtype.kind not in "if":
+        raise DataError(
+            f"{source} has shape {data.shape} and type {data.dtype}; a clip is (samples,) or (samples, channels) "
+            "of int16 or float."
+        )
+    scale = 1.0 / 2 ** (8 * data.dtype.itemsize - 1) if data.dtype.kind == "i" else 1.0
+
+    def read(start: int, count: int) -> np.ndarray:
+        part = np.asarray(data[start : start + count])
+        return part.reshape(len(part), -1).astype(np.float32) * np.float32(scale)
+
+    try:
+        rate = int(data.attrs.get("sample_rate", HDF5_RATE))
+    except (TypeError, ValueError, OSError):
+        raise DataError(f"{source} has a sample_rate attribute that is no number.") from None
+    return Recording(data.shape[0], rate, 1 if data.ndim == 1 else data.shape[1], read, lambda: None)
+
+
+def file_of(source: str) -> str:
+    """The file on disk that a path or container address leads to."""
+    stored, packed = _STORED.match(source), _PACKED.match(source)
+    return stored["archive"] if stored else packed["pack"] if packed else source
+
+
+def open_recording(source: str) -> Recording:
+    """Open a recording by path or container address.
+
+    Raises:
+        DataError: where there is no such recording, it is not audio, or its header is absurd.
+    """
+    stored, packed = _STORED.match(source), _PACKED.match(source)
+    if stored:
+        content = _read_member(stored["archive"], int(stored["offset"]), int(stored["length"]))
+        recording = _open_file(source, io.BytesIO(content))
+    elif packed:
+        recording = _open_packed(source, packed["pack"], packed["key"])
+    else:
+        recording = _open_file(source, source)
+    if not MIN_RATE <= recording.rate <= MAX_RATE or not 1 <= recording.channels <= MAX_CHANNELS:
+        recording.close()
+        raise DataError(
+            f"{source} claims {recording.rate} Hz and {recording.channels} channels; between {MIN_RATE} and {MAX_RATE} "
+            f"Hz and at most {MAX_CHANNELS} channels are read."
+        )
+    return recording
+
+
+def _part(rate: int, first: int, count: int) -> tuple[int, int, int]:
+    """What to read for ``count`` 16 kHz samples from number ``first`` on, so that they equal the whole's resampling.
+
+    The filter looks a little beyond the part on both sides, and reading starts where an input and an output sample
+    coincide.
+
+    Returns:
+        First and last input sample (exclusive), and how many output samples come before the wanted ones.
+    """
+    divisor = math.gcd(rate, SAMPLE_RATE)
+    old, new = rate // divisor, SAMPLE_RATE // divisor
+    margin = 2 * ZERO_CROSSINGS * max(1, -(-old // new))
+    start = max(0, first * old // new - margin) // old * old
+    return start, -(-(first + count) * old // new) + margin, first - start // old * new
+
+
+class Excerpt(NamedTuple):
+    """A decoded part of a recording, not resampled yet."""
+
+    source: str
+    mono: np.ndarray
+    """(samples,) float32 at the recording's own rate; channels are averaged."""
+    rate: int
+    lead: int
+    """16 kHz samples before the wanted ones, which the resampling filter needs."""
+    wanted: int | None
+    """16 kHz samples wanted at most."""
+
+
+def _read_mono(source: str, recording: Recording, start: int, count: int) -> np.ndarray:
+    """(count,) float32, decoded block by block: what other channels need is never held for the whole."""
+    mono = np.empty(count, dtype=np.float32)
+    block, done = max(1, BLOCK_VALUES // recording.channels), 0
+    while done < count:
+        samples = recording.read(start + done, min(block, count - done))
+        if not len(samples):
+            break
+        mono[done : done + len(samples)] = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+        done += len(samples)
+    if done + SLACK_FRAMES < count:
+        raise DataError(
+            f"{source} breaks off after {(start + done) / recording.rate:.2f} of the "
+            f"{recording.frames / recording.rate:.2f} s that its header states."
+        )
+    return mono[:done]
+
+
+def decode(source: str, max_samples: int | None = None, position: float = 0.0) -> Excerpt:
+    """Decode what :func:`read_audio` resamples, with the same arguments: all that may wait for a disk or a network.
+
+    Raises:
+        DataError: for a recording that cannot be read, breaks off, or is too long to be read at once.
+    """
+    recording = open_recording(source)
+    try:
+        start, end, lead = 0, recording.frames, 0
+        if max_samples is not None:
+            whole = -(-recording.frames * SAMPLE_RATE // recording.rate)
+            first = int(position * max(0, whole - max_samples))  # of the 16 kHz samples that are wanted
+            start, end, lead = _part(recording.rate, first, max_samples)
+        count = min(end, recording.frames) - start
+        if count > MAX_FRAMES:
+            raise DataError(
+                f"{source} claims to last {recording.frames / recording.rate / 3600:,.1f} hours; at most "
+                f"{MAX_FRAMES:,} samples are decoded at once."
+            )
+        mono = _read_mono(source, recording, start, count)
+    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        raise DataError(f"{source} breaks off while being decoded ({error}).") from None
+    finally:
+        recording.close()
+    return Excerpt(source, mono, recording.rate, lead, max_samples)
+
+
+def as_waveform(excerpt: Excerpt) -> Tensor:
+    """Resample a decoded part to 16 kHz; see :func:`read_audio`.
+
+    Raises:
+        DataError: for one that is shorter than 10 ms, or holds NaN or infinity.
+    """
+    source, mono, rate, lead, wanted = excerpt
+    waveform = torch.from_numpy(mono)
+    if len(mono):
+        waveform = resample(waveform, rate, SAMPLE_RATE)
+    waveform = waveform[lead : None if wanted is None else lead + wanted]
+    if len(waveform) < MIN_SAMPLES:
+        raise DataError(
+            f"{source} holds {len(mono)} samples, {1000 * len(mono) / rate:g} ms; a clip must last 10 ms at least."
+        )
+    if not np.isfinite(waveform.numpy()).all():  # ten times as fast as torch.isfinite
+        raise DataError(f"{source} holds samples that are NaN or infinite.")
+    return waveform
+
+
+def read_audio(source: str, max_samples: int | None = None, position: float = 0.0) -> Tensor:
+    """Read a recording, or as much of it as is wanted, as mono at 16 kHz.
+
+    Args:
+        source: path or container address.
+        max_samples: 16 kHz samples wanted at most; None reads all. Only that part is decoded and resampled.
+        position: where to cut a longer clip, from 0 (its start) to 1 (its end).
+
+    Returns:
+        (samples,) float32 in [-1, 1]; channels are averaged.
+
+    Raises:
+        DataError: for a recording that cannot be read, is shorter than 10 ms, or holds NaN or infinity.
+    """
+    return as_waveform(decode(source, max_samples, position))

@@ -1,0 +1,95 @@
+"""Band-limited resampling with a Hann-windowed sinc, equal to ``torchaudio.functional.resample`` at its defaults."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SAMPLE_RATE = 16_000
+"""What recordings are resampled to, in Hz."""
+ZERO_CROSSINGS = 6
+"""Half the filter's length, in zero crossings of the sinc."""
+ROLLOFF = 0.99
+"""Cut-off as a share of the lower rate's Nyquist frequency."""
+BLOCK = 16
+"""Output samples that one row of the matrix product gives, at least: fewer leave a processor's registers idle."""
+LARGEST_KERNEL = 1 << 22
+"""Elements of a polyphase kernel above which the taps are worked out per output sample instead."""
+
+
+def _filter(time: Tensor, cutoff: float) -> Tensor:
+    """The windowed sinc at ``time``, whose unit is one second of the reduced rates."""
+    t = (time * cutoff).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
+    window = torch.cos(t * math.pi / ZERO_CROSSINGS / 2) ** 2
+    t = t * math.pi
+    return torch.where(t == 0, 1.0, t.sin() / t) * window
+
+
+@functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # kept from call to call, and a tensor made in inference mode cannot be trained through
+def _polyphase_kernel(old: int, new: int, device: torch.device) -> tuple[Tensor, int]:
+    """The filters of a block of output samples as a matrix, (taps, block), and the width in input samples.
+
+    A step of the two rates is ``old`` input and ``new`` output samples, each of those with a filter of its own of
+    2 width + old taps. A block is as many steps as make ``BLOCK`` outputs; column by column the filters of a later
+    step lie ``old`` rows lower. In float32 throughout, as the reference computes it for float32 waveforms.
+    """
+    cutoff = min(old, new) * ROLLOFF
+    width = math.ceil(ZERO_CROSSINGS * old / cutoff)
+    taps = torch.arange(-width, width + old, dtype=torch.float32) / old
+    phases = torch.arange(0, -new, -1, dtype=torch.float32)[:, None] / new
+    kernel = _filter(phases + taps, cutoff) * (cutoff / old)
+    steps = -(-BLOCK // new)
+    block = torch.zeros(old * (steps - 1) + kernel.shape[1], steps, new)
+    for step in range(steps):
+        block[old * step : old * step + kernel.shape[1], step] = kernel.t()
+    return block.flatten(1).to(device), width
+
+
+def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
+    """Resample the last axis.
+
+    Args:
+        waveform: (..., samples) float32.
+        old_rate: its rate in Hz.
+        new_rate: wanted rate in Hz.
+
+    Returns:
+        (..., ceil(samples * new_rate / old_rate)).
+    """
+    if old_rate == new_rate:
+        return waveform
+    divisor = math.gcd(old_rate, new_rate)
+    old, new = old_rate // divisor, new_rate // divisor
+    length = -(-waveform.shape[-1] * new // old)
+    if new * (old + 2 * ZERO_CROSSINGS * max(1, old // new + 1)) > LARGEST_KERNEL:
+        return _resample_by_sample(waveform, old, new, length)
+    kernel, width = _polyphase_kernel(old, new, waveform.device)
+    taps, block = kernel.shape
+    hop = old * (block // new)  # input samples from one block to the next
+    blocks = -(-length // block)
+    missing = (blocks - 1) * hop + taps - width - waveform.shape[-1]
+    padded = F.pad(waveform.reshape(-1, waveform.shape[-1]), (width, max(0, missing)))
+    samples = padded.unfold(1, taps, hop)[:, :blocks] @ kernel  # (rows, blocks, block)
+    return samples.reshape(*waveform.shape[:-1], -1)[..., :length]
+
+
+def _resample_by_sample(waveform: Tensor, old: int, new: int, length: int, chunk: int = 1 << 15) -> Tensor:
+    """The same filter for rates with hardly a common divisor, whose polyphase kernel would not fit in memory."""
+    cutoff = min(old, new) * ROLLOFF
+    width = math.ceil(ZERO_CROSSINGS * old / cutoff)
+    padded = F.pad(waveform, (width, width + 1))
+    taps = torch.arange(-width, width + 2, device=waveform.device)
+    pieces = []
+    for start in range(0, length, chunk):
+        position = torch.arange(start, min(length, start + chunk), dtype=torch.int64, device=waveform.device) * old
+        nearest, rest = position // new, position % new  # the input sample at or before each output sample
+        time = taps / old - rest[:, None].double() / (new * old)
+        weights = (_filter(time, cutoff) * (cutoff / old)).float()
+        index = (nearest[:, None] + taps + width).clamp(max=padded.shape[-1] - 1)
+        pieces.append((padded[..., index] * weights).sum(dim=-1))
+    return torch.cat(pieces, dim=-1) if pieces else waveform[..., :0]

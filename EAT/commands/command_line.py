@@ -1,0 +1,60 @@
+"""What the command lines of this package have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Callable
+
+from ..errors import EATError
+
+STATUS = "exit status: 0 all went well, 1 some inputs could not be read or written, 2 unusable arguments"
+
+
+def described(parser: argparse.ArgumentParser, description: str, examples: str) -> argparse.ArgumentParser:
+    """Give a parser its description, examples of its use, and what its exit status means.
+
+    Args:
+        parser: a command's or a sub-command's.
+        description: sentences, wrapped for the terminal.
+        examples: whole command lines, one a line.
+
+    Returns:
+        ``parser``.
+    """
+    parser.description = textwrap.fill(description, 100)
+    parser.epilog = f"examples:\n{textwrap.indent(textwrap.dedent(examples).strip(), '  ')}\n\n{STATUS}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    return parser
+
+
+def exit_status(run: Callable[[], int], stopped: str | None = None) -> int:
+    """Do a command's work, and say in one line why it ended early if it did.
+
+    Args:
+        run: the work; returns the exit status.
+        stopped: what to say to someone who pressed Ctrl-C.
+
+    Returns:
+        What ``run`` returned; 2 after an error that names what was unusable, or out of memory; 130 after Ctrl-C; 0
+        where whoever read the output has enough, as ``head`` does.
+    """
+    try:
+        return run()
+    except EATError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        if stopped:
+            print(stopped, file=sys.stderr)
+        return 130
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command can or need import
+            raise
+        print("error: the device ran out of memory; lower --batch-size, or --window for long files.", file=sys.stderr)
+        return 2

@@ -1,0 +1,104 @@
+"""``python -m EAT.convert SRC DST``: a checkpoint from any of the three layouts to any other."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..checkpoint.contents import DECODER, ENCODER, TEACHER, Contents
+from ..checkpoint.names import with_prefix
+from ..checkpoint.reading import WEIGHTS, read_contents, select_encoder
+from ..checkpoint.writing import LAYOUTS, write_checkpoint
+from ..errors import ConfigError, DataError
+from .command_line import described, exit_status
+
+
+def convert(source: str, destination: str, layout: str | None = None, weights: str | None = None) -> Contents:
+    """Convert a checkpoint. Every tensor that both layouts know keeps its values and its type.
+
+    Args:
+        source: a checkpoint of any layout.
+        destination: the file or folder to write.
+        layout: ``eat``, ``published`` or ``huggingface``. None follows from ``destination``: a folder or a name that
+            ends in ``.safetensors`` is ``huggingface``; a ``.pt`` file is ``eat``, or ``published`` if the source is
+            ``eat``.
+        weights: keep this encoder alone, the ``student``'s or the ``teacher``'s, without decoder and teacher. None
+            keeps everything.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CheckpointError: where the source cannot be read or the destination not written.
+        ConfigError: for a layout or weights that do not exist, or a destination that is the source.
+    """
+    if os.path.exists(destination) and os.path.samefile(source, destination):
+        raise ConfigError(f"{destination} is the source itself; give another destination.")
+    contents = read_contents(source)
+    if weights is not None:
+        encoder = with_prefix(ENCODER, select_encoder(source, contents, weights))
+        kept = {n: v for n, v in contents.tensors.items() if not n.startswith((ENCODER, DECODER, TEACHER))}
+        contents = replace(contents, tensors={**encoder, **kept}, initialised=())
+    return write_checkpoint(contents, destination, layout or _guess_layout(contents, destination))
+
+
+def _guess_layout(contents: Contents, destination: str) -> str:
+    if destination.endswith((".safetensors", "/")) or os.path.isdir(destination):
+        return "huggingface"
+    if not os.path.splitext(destination)[1]:
+        return "huggingface"
+    return "published" if contents.layout == "eat" else "eat"
+
+
+EXAMPLES = """
+python -m EAT.convert EAT-base.pt EAT-base-hf --to huggingface
+python -m EAT.convert EAT-base-hf EAT-base.pt --to published
+python -m EAT.convert checkpoint_last.pt teacher.safetensors --weights teacher
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.convert"),
+        "A checkpoint from any of the three layouts (ours, published fairseq, Hugging Face) to any other.",
+        EXAMPLES,
+    )
+    add = top.add_argument
+    add("source", metavar="SRC", help="a checkpoint: one of ours, a published fairseq one, or a "
+        "Hugging Face folder or .safetensors file")  # fmt: skip
+    add("destination", metavar="DST", help="file or folder to write")
+    add("--to", choices=LAYOUTS, help="layout to write; by default a folder or .safetensors is "
+        "huggingface, and a .pt file is eat (published, if SRC is eat)")  # fmt: skip
+    add("--weights", choices=WEIGHTS, help="write this encoder alone, without decoder and teacher; by "
+        "default everything is kept")  # fmt: skip
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status, 0, 1 or 2."""
+    options = parser().parse_args(arguments)
+    return exit_status(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Convert and say what was written; returns the exit status. Raises CheckpointError or ConfigError."""
+    try:
+        written = convert(options.source, options.destination, options.to, options.weights)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if "decoder" in written.initialised:
+        print(
+            "note: the source has no decoder; this layout demands one, so a new, untrained one was put in.",
+            file=sys.stderr,
+        )
+    if "teacher" in written.initialised:
+        print(
+            "note: the source has no teacher; this layout demands one, so it is a copy of the student.", file=sys.stderr
+        )
+    print(f"{options.source} -> {options.destination}: {len(written.tensors)} tensors, {written.kind}")
+    return 0

@@ -1,0 +1,73 @@
+"""The command ``python -m EAT.evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..inference.evaluation import Evaluation, evaluate
+from ..inference.evaluation_tables import left_out, summary, write_tables
+from ..pictures.report import write_report
+from .command_line import described, exit_status
+from .extract import open_model
+from .measuring_options import add_options, check_options
+
+EXAMPLES = """
+python -m EAT.evaluate --data prepared --checkpoint checkpoints/finetuning_demo/checkpoint_best.pt
+python -m EAT.evaluate --data prepared --split eval --checkpoint finetuned.pt --report report
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.evaluate"),
+        "Measure how well a fine-tuned model does on a manifest.",
+        EXAMPLES,
+    )
+    add_options(top)
+    top.add_argument("--split", default="eval", help="which split (default eval)")
+    top.add_argument("--report", type=Path, metavar="FOLDER", help="write report.html and tables there")
+    return top
+
+
+def print_summary(evaluation: Evaluation, checkpoint: str) -> None:
+    """Print what was measured."""
+    print(
+        f"{evaluation.split}: {len(evaluation.clips):,} of {len(evaluation.manifest):,} clips, "
+        f"{len(evaluation.labels):,} classes, {evaluation.task}, by {checkpoint}"
+    )
+    for name, value in summary(evaluation).items():
+        print(f"{name:<18}{value:.4f}")
+    absent = left_out(evaluation)
+    if absent:
+        named = ", ".join(name if name.isprintable() else repr(name) for name in absent)
+        print(f"left out of means, because no clip has them ({len(absent)}): {named}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print and report; 1 when some clips could not be read."""
+    check_options(args)
+    model = open_model(args)
+    evaluation = evaluate(
+        model, args.data, args.split, args.labels, args.task, args.target_length, args.batch_size, args.num_workers
+    )
+    print_summary(evaluation, args.checkpoint)
+    if evaluation.unreadable:
+        print(f"{evaluation.unreadable:,} clips could not be read and are left out", file=sys.stderr)
+    if args.report:
+        write_tables(args.report, evaluation, args.checkpoint)
+        print(f"report -> {write_report(args.report, evaluation, args.checkpoint)}")
+    return 1 if evaluation.unreadable else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate a checkpoint.
+
+    Returns:
+        0, 1 when some clips could not be read, or 2 when the arguments cannot be used.
+    """
+    args = parser().parse_args(arguments)
+    return exit_status(lambda: run(args))

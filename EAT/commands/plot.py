@@ -1,0 +1,126 @@
+"""The command ``python -m EAT.plot``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.reading import WEIGHTS
+from ..inference.model import load
+from ..network.settings import MaskConfig, check_target_length
+from ..pictures.features import METHODS, draw_features, draw_map, read_embeddings
+from ..pictures.run_logs import read_run
+from ..pictures.runs import check_kind, draw_masks, draw_runs, save
+from .command_line import described, exit_status
+from .extract import choose_device
+
+EXAMPLES = {
+    "run": """
+python -m EAT.plot run checkpoints/pretraining_AS2M --output run.png
+python -m EAT.plot run checkpoints/first checkpoints/second --output both.svg
+""",
+    "masks": """
+python -m EAT.plot masks clip.flac --target-length 1024 --output masks.png
+""",
+    "features": """
+python -m EAT.plot features clip.flac --checkpoint EAT-base.pt --output features.png
+python -m EAT.plot features clip.flac --checkpoint EAT-base.pt --layer 6 --target-length 512
+""",
+    "map": """
+python -m EAT.plot map features/ --method tsne --output map.png
+python -m EAT.plot map features/ --manifest prepared/eval.tsv --output map.svg
+""",
+}
+COMMANDS = {
+    "run": "losses, deviations, learning rate and speed of one or several runs",
+    "masks": "what a masking leaves of a clip",
+    "features": "a clip's patch features as colours, under its spectrogram",
+    "map": "a set's features in the plane, with labels as colours",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.plot"),
+        "Pictures of training runs, masks and features.",
+        "".join(EXAMPLES.values()),
+    )
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND", help="one of")
+    commands = {}
+    for name, text in COMMANDS.items():
+        command = described(subparsers.add_parser(name, help=text), f"Draw {text}.", EXAMPLES[name])
+        command.add_argument("--output", default=f"{name}.png", metavar="FILE",
+            help=f"picture to write, .png or .svg (default {name}.png)")  # fmt: skip
+        commands[name] = command
+    _add_clip_options(commands["masks"], commands["features"])
+
+    run = commands["run"]
+    run.add_argument("runs", nargs="+", metavar="DIR", help="a run's checkpoint.save_dir, or its log file")
+
+    embeddings = commands["map"]
+    embeddings.add_argument("features", metavar="FOLDER",
+        help="what feature extraction wrote with --granularity utterance; sub-folders are labels")  # fmt: skip
+    embeddings.add_argument("--manifest", metavar="TSV", help="of the clips; labels come from the .lbl beside it")
+    embeddings.add_argument("--method", choices=METHODS, default="pca", help="tsne needs scikit-learn (default pca)")
+    embeddings.add_argument("--seed", type=int, default=1, help="of t-SNE (default 1)")
+
+    return top
+
+
+def _add_clip_options(masks: argparse.ArgumentParser, features: argparse.ArgumentParser) -> None:
+    """The flags of what is drawn of a single clip."""
+    masks.add_argument("clip", help="a recording")
+    masks.add_argument(
+        "--target-length", type=int, default=1024, metavar="FRAMES", help="frames of 10 ms (default 1024)"
+    )
+    masks.add_argument("--mask-prob", type=float, default=0.8, help="share of patches that is masked (default 0.8)")
+    masks.add_argument("--mask-prob-adjust", type=float, default=0.07, help="as in the recipe (default 0.07)")
+    masks.add_argument("--mask-length", type=int, default=5, help="side of a block in patches (default 5)")
+    masks.add_argument("--clones", type=int, default=3, help="masked copies shown (default 3)")
+    masks.add_argument("--seed", type=int, default=1, help="of the masks (default 1)")
+    features.add_argument("clip", help="a recording")
+    features.add_argument("--checkpoint", required=True, metavar="CKPT",
+        help="one of ours, a published fairseq checkpoint, or a Hugging Face folder or file")  # fmt: skip
+    features.add_argument("--weights", choices=WEIGHTS, default="student",
+        help="whose encoder, of a pre-trained checkpoint (default student)")  # fmt: skip
+    features.add_argument("--layer", type=int, metavar="K",
+        help="0: input to the first block; 1 to depth: a block's output; by default the last block's")  # fmt: skip
+    features.add_argument(
+        "--target-length", type=int, metavar="FRAMES", help="frames of 10 ms that are shown; default all"
+    )
+    features.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
+
+
+def picture(args: argparse.Namespace) -> Any:
+    """The figure that the arguments ask for. Raises EATError where it cannot be drawn."""
+    if args.command == "run":
+        names = [Path(run).name or run for run in args.runs]
+        names = names if len(set(names)) == len(names) else args.runs
+        return draw_runs({name: read_run(run) for name, run in zip(names, args.runs, strict=True)})
+    if args.command == "masks":
+        mask = MaskConfig(args.mask_prob, args.mask_prob_adjust, args.mask_length)
+        return draw_masks(args.clip, args.target_length, mask, args.clones, args.seed)
+    if args.command == "features":
+        if args.target_length is not None:
+            check_target_length(args.target_length, "--target-length")
+        model = load(args.checkpoint, weights=args.weights, device=choose_device(args.device))
+        return draw_features(model, args.clip, args.layer, args.target_length)
+    embeddings = read_embeddings(args.features, args.manifest)
+    return draw_map(embeddings, args.method, args.seed, f"{len(embeddings.vectors):,} clips")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw; returns 0, or 2 for unusable arguments."""
+    args = parser().parse_args(arguments)
+    return exit_status(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw, save and name the picture's file; returns 0. Raises EATError."""
+    check_kind(args.output)
+    save(picture(args), args.output)
+    print(args.output)
+    return 0

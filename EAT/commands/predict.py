@@ -1,0 +1,131 @@
+"""``python -m EAT.predict``: the best classes of clips, and a timeline of them for long recordings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..data.labels import Label, read_descriptors
+from ..errors import CheckpointError, ConfigError, DataError
+from ..files import replacing
+from ..inference.model import ACTIVATIONS, EATModel
+from ..inference.prediction import Prediction, Scoring, score_all
+from ..inference.sources import find_sources, output_names
+from ..inference.windows import check_windows
+from ..pictures.prediction import check_library, draw
+from ..progress import progress_bar
+from ..system import default_workers
+from .command_line import described, exit_status
+from .extract import add_model_options, open_model
+from .prediction_text import FORMATS, render
+
+EXAMPLES = """
+python -m EAT.predict --source clip.wav --checkpoint finetuned.pt --labels class_labels_indices.csv --top-k 5
+python -m EAT.predict --source recordings/ --checkpoint finetuned.pt --labels labels.csv --format csv --output all.csv
+python -m EAT.predict --source street.mp3 --checkpoint finetuned.pt --labels labels.csv --picture street.png
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.predict"),
+        "Class scores of recordings. One that is longer than the model's own clips gets a timeline.",
+        EXAMPLES,
+    )
+    add = top.add_argument
+    add_model_options(top)
+    add("--labels", required=True, metavar="CSV",
+        help="label descriptors: index,label[,display name], or AudioSet's class_labels_indices.csv")  # fmt: skip
+    add("--top-k", type=int, default=12, metavar="K", help="classes shown (default 12)")
+    add("--format", choices=FORMATS, default="table", help="audacity is a label track; default table")
+    add("--output", metavar="FILE", help="where the text goes; by default to the terminal")
+    add("--picture", metavar="OUT",
+        help="image for one source (.png, .svg, .pdf), else a folder: spectrogram and classes over time")  # fmt: skip
+    add("--activation", choices=("auto", *ACTIVATIONS), default="auto",
+        help="what makes scores of logits; auto is what the checkpoint was trained for")  # fmt: skip
+    add("--threshold", type=float, default=0.5, metavar="P",
+        help="score from which the label track shows a class (default 0.5)")  # fmt: skip
+    return top
+
+
+def _check(options: argparse.Namespace, model: EATModel, labels: Sequence[Label]) -> Scoring:
+    if model.num_classes is None:
+        raise CheckpointError(f"{options.checkpoint} was pre-trained, not fine-tuned, and knows no classes.")
+    if model.num_classes != len(labels):
+        raise ConfigError(
+            f"{options.labels} names {len(labels)} classes, but {options.checkpoint} knows {model.num_classes}; "
+            "give the descriptors it was trained with."
+        )
+    if options.top_k < 1:
+        raise ConfigError(f"--top-k is {options.top_k}; it must be at least 1.")
+    window = options.window or model.front_end.target_length
+    hop = options.hop or max(16, window // 2 // 16 * 16)
+    check_windows(window, hop)
+    if options.picture:
+        check_library()
+    if options.activation != "auto":
+        model.activation = options.activation
+    return Scoring(window, hop, options.batch_size)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the options say; returns the exit status, 0 or 1. Raises ConfigError, CheckpointError or DataError."""
+    labels = read_descriptors(options.labels)
+    sources, problems = find_sources(options.source)
+    several = len(sources) > 1 or any(os.path.isdir(path) for path in options.source)
+    if options.format == "audacity" and several:
+        raise ConfigError("a label track belongs to one recording; give one source with --format audacity.")
+    if options.picture and not several and not os.path.splitext(options.picture)[1]:
+        raise ConfigError(f"--picture {options.picture} must end in .png, .svg or .pdf for a single source.")
+    pictures = [options.picture]
+    if options.picture and several:
+        pictures = [str(Path(options.picture) / name) for name in output_names(sources, ".png")]
+    model = open_model(options)
+    scoring = _check(options, model, labels)
+    workers = default_workers(len(sources)) if options.num_workers is None else options.num_workers
+    scoring = Scoring(scoring.window, scoring.hop, scoring.batch_size, workers)
+    failed = len(problems)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    bar = progress_bar(len(sources), "predictions")
+
+    def predictions() -> Iterator[Prediction]:
+        nonlocal failed
+        for number, result in enumerate(score_all(model, sources, scoring)):
+            bar.update(1)
+            try:
+                if isinstance(result, DataError):
+                    raise result
+                if options.picture:
+                    draw(result, labels, pictures[number])
+            except DataError as error:
+                failed += 1
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            if isinstance(result, Prediction):
+                yield result
+
+    pieces = render(predictions(), labels, options.top_k, options.format, options.threshold)
+    try:
+        if options.output:
+            with replacing(options.output) as handle:
+                handle.writelines(pieces)
+        else:
+            for piece in pieces:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+    finally:
+        bar.close()
+    return 1 if failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, 1 where some inputs could not be read, 2 for unusable arguments."""
+    options = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter of every name
+    return exit_status(lambda: run(options))

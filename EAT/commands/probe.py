@@ -1,0 +1,179 @@
+"""The command ``python -m EAT.probe``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..data.labels import DESCRIPTORS, read_descriptors, read_lbl
+from ..data.manifest import Manifest
+from ..errors import ConfigError, DataError
+from ..files import replacing
+from ..inference.evaluation import decide_task, one_hot
+from ..inference.model import EATModel
+from ..inference.probe_features import CLS, MEAN, cached_features, content_hash, untrained
+from ..inference.probes import Features, ProbeResult, check_settings, probe, probe_mix
+from ..progress import progress
+from .command_line import described, exit_status
+from .extract import open_model
+from .measuring_options import add_options, check_options
+
+POOLINGS = {"mean": [MEAN], "cls": [CLS], "both": [CLS, MEAN]}
+MIX = "mix"
+EXAMPLES = """
+python -m EAT.probe --data prepared --checkpoint checkpoints/pretraining_demo/checkpoint_last.pt
+python -m EAT.probe --data prepared --checkpoint EAT-base.pt --layers 0,6,12 --pooling both --output layers.csv
+python -m EAT.probe --data prepared --checkpoint EAT-base.pt --untrained
+"""
+
+
+class Split(NamedTuple):
+    """The clips of a split that could be read."""
+
+    features: np.ndarray
+    """(clips, 1 + depth, 2, D) float16."""
+    truth: list[list[int]]
+    unreadable: int
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.probe"),
+        "Measure how good a model's frozen features are: nearest neighbours and a linear classifier on each layer, "
+        "and on a learned mix of all of them.",
+        EXAMPLES,
+    )
+    add_options(top)
+    add = top.add_argument
+    add("--train-split", default="train", metavar="SPLIT", help="what the probes learn from (default train)")
+    add("--eval-split", default="eval", metavar="SPLIT", help="what they are measured on (default eval)")
+    add("--layers", default="all",
+        help="'all', or numbers with commas between them: 0 is the input to the first block, 1 the first block's "
+        "output, -1 the last one's (default all)")  # fmt: skip
+    add("--pooling", choices=POOLINGS, default="mean",
+        help="a clip's features: the patches' mean, the CLS token, or both side by side (default mean)")  # fmt: skip
+    add("--neighbours", type=int, default=10, metavar="K", help="nearest neighbours that vote (default 10)")
+    add("--regularisation", type=float, default=1.0, metavar="R",
+        help="weight of the linear classifier's squared norm (default 1)")  # fmt: skip
+    add("--seed", type=int, default=1, help="of the mix, and of an untrained encoder (default 1)")
+    add("--untrained", action="store_true", help="probe an encoder of the checkpoint's sizes that was never trained")
+    add("--cache", type=Path, metavar="FOLDER", help="where features are kept (default: features in the data folder)")
+    add("--output", type=Path, metavar="CSV", help="also write the table there")
+    return top
+
+
+def choose_layers(text: str, model: EATModel) -> tuple[int, ...]:
+    """The layers that are asked for, in order. Raises ConfigError for what are none."""
+    if text == "all":
+        return tuple(range(model.encoder.config.depth + 1))
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--layers is {text!r}; it must be 'all' or numbers such as 0,6,12.") from None
+    return tuple(sorted(set(model.layer_numbers(numbers))))
+
+
+def open_splits(args: argparse.Namespace, model: EATModel) -> tuple[list[Split], int, bool]:
+    """Features and truth of both splits, how many classes there are, and whether clips may have several labels."""
+    labels = read_descriptors(args.labels or args.data / DESCRIPTORS)
+    names = (args.train_split, args.eval_split)
+    manifests = [Manifest(args.data / f"{name}.tsv") for name in names]
+    truths = [
+        read_lbl(args.data / f"{name}.lbl", manifest, labels) for name, manifest in zip(names, manifests, strict=True)
+    ]
+    several = decide_task(args.task, [clip for truth in truths for clip in truth]) == "multi-label"
+    front_end = model.front_end
+    if args.target_length is not None:
+        front_end = replace(front_end, target_length=args.target_length)
+    key = f"untrained {args.seed} {model.encoder.config}" if args.untrained else content_hash(args.checkpoint)
+    cache = args.cache or args.data / "features"
+    splits = []
+    for name, manifest, truth in zip(names, manifests, truths, strict=True):
+        features = cached_features(
+            cache, f"{key} {args.precision}", model, manifest, front_end, args.batch_size, args.num_workers, name
+        )
+        readable = np.flatnonzero(np.isfinite(features[:, 0, 0, 0]))
+        unread = np.setdiff1d(np.arange(len(manifest)), readable)
+        for clip in unread:
+            print(f"{name}: {manifest.name(int(clip))} could not be read and is left out", file=sys.stderr)
+        if not len(readable):
+            raise DataError(f"none of the {len(manifest):,} clips in {manifest.path} could be read.")
+        kept = features if not len(unread) else features[readable]
+        splits.append(Split(kept, [truth[clip] for clip in readable], len(unread)))
+    return splits, len(labels), several
+
+
+def print_table(results: dict[str, ProbeResult], weights: dict[str, float], unit: str) -> None:
+    """One line a layer, the best of each column marked."""
+    best = ProbeResult(*(max(column) for column in zip(*results.values(), strict=True)))
+    print(f"{'layer':>6}  {'neighbours':>11}  {'linear':>11}   in the mix    ({unit}; * best)")
+    for layer, result in results.items():
+        cells = (f"{value:.4f}{'*' if value == top else ' '}" for value, top in zip(result, best, strict=True))
+        weight = f"{weights[layer]:.3f} {'#' * round(20 * weights[layer])}" if layer in weights else ""
+        print(f"{layer:>6}  {'  '.join(f'{cell:>11}' for cell in cells)}   {weight}".rstrip())
+
+
+def write_table(path: Path, results: dict[str, ProbeResult], weights: dict[str, float], unit: str) -> None:
+    """The same as CSV."""
+    with replacing(path) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["layer", f"neighbours {unit}", f"linear {unit}", "weight in the mix"])
+        for layer, result in results.items():
+            writer.writerow([layer, *(f"{value:.6f}" for value in result), f"{weights.get(layer, float('nan')):.6f}"])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Probe and print; 1 when some clips could not be read."""
+    check_options(args)
+    check_settings(args.neighbours, args.regularisation)
+    model = open_model(args)
+    layers = choose_layers(args.layers, model)
+    if args.untrained:
+        untrained(model, args.seed)
+    (train, evaluation), classes, several = open_splits(args, model)
+
+    def chosen(split: Split, layers: Sequence[int]) -> np.ndarray:
+        """(clips, layers, D) float32, D twice the model's for both features."""
+        picked = split.features[:, list(layers)][:, :, POOLINGS[args.pooling]].astype(np.float32)
+        return picked.reshape(len(picked), len(layers), -1)
+
+    targets = [one_hot(split.truth, classes) for split in (train, evaluation)]
+    results = {}
+    for layer in progress(layers, description="probing", unit="layer"):
+        pair = [chosen(split, [layer])[:, 0] for split in (train, evaluation)]
+        features = Features(pair[0], targets[0], pair[1], targets[1])
+        results[str(layer)] = probe(features, several, args.neighbours, args.regularisation)
+    weights: dict[str, float] = {}
+    if len(layers) > 1:
+        features = Features(chosen(train, layers), targets[0], chosen(evaluation, layers), targets[1])
+        results[MIX], mix = probe_mix(features, several, args.neighbours, args.regularisation, args.seed)
+        weights = dict(zip(results, mix.tolist(), strict=False))
+    unit = "mAP" if several else "accuracy"
+    what = "an untrained encoder of the sizes of " if args.untrained else ""
+    print(
+        f"{what}{args.checkpoint}: {len(train.truth):,} clips to learn from, {len(evaluation.truth):,} to measure, "
+        f"{classes} classes, {args.pooling} features"
+    )
+    print_table(results, weights, unit)
+    if args.output:
+        write_table(args.output, results, weights, unit)
+        print(f"table -> {args.output}")
+    return 1 if train.unreadable or evaluation.unreadable else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Probe a checkpoint.
+
+    Returns:
+        0, 1 when some clips could not be read, or 2 when the arguments cannot be used.
+    """
+    args = parser().parse_args(arguments)
+    return exit_status(lambda: run(args))

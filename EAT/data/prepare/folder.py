@@ -1,0 +1,147 @@
+"""A folder of recordings: labelled by its sub-folders or by a table, or without labels."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import ConfigError, DataError
+from ..labels import DESCRIPTORS, label_names, write_descriptors
+from ..search import find_files
+from .output import Clips, check_folder, listed_clips, measure, normalize, remove_split, write_split
+from .tables import read_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``python -m EAT.prepare folder``."""
+    parser.add_argument("source", metavar="AUDIO_FOLDER", help="the recordings; sub-folders are searched too")
+    parser.add_argument("data", metavar="DATA_FOLDER", help="where manifests and labels go")
+    labelling = parser.add_mutually_exclusive_group()
+    labelling.add_argument(
+        "--labels", metavar="CSV", help="a table of files and labels (default: a class a sub-folder)"
+    )
+    labelling.add_argument("--unlabelled", action="store_true", help="recordings without labels, for pre-training")
+    parser.add_argument("--file-column", default="file", help="the table's column of paths (default: file)")
+    parser.add_argument("--label-column", default="label", help="its column of labels (default: label)")
+    parser.add_argument("--label-separator", metavar="TEXT", help="what stands between a clip's labels, such as ','")
+    parser.add_argument("--valid", type=float, default=0.0, metavar="SHARE", help="share for 'valid' (default 0)")
+    parser.add_argument(
+        "--eval", type=float, metavar="SHARE", help="share for 'eval' (default 0.2 with labels, 0 without)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare a folder; 1 when some clips could not be read."""
+    root = check_folder(args.source, "the folder of the recordings")
+    clips, displays = find_clips(args, root)
+    measure(clips, args.workers)
+    incomplete = clips.missing() or clips.unreadable()
+    usable = clips.usable()
+    if not len(usable):
+        raise DataError(f"none of the {len(clips):,} recordings in {root} could be read.")
+    share = args.eval if args.eval is not None else 0.0 if usable.labels is None else 0.2
+    splits = divide(rarest_labels(usable), share, args.valid, args.seed)
+    # What cannot be used is counted where most clips are, so that the counts add up.
+    lost = np.flatnonzero(clips.samples <= 0)
+    kept = np.flatnonzero(clips.samples > 0)
+    data = Path(args.data)
+    if usable.labels is not None:
+        write_descriptors(data / DESCRIPTORS, label_names(displays))
+        print(f"{len(displays):,} classes -> {data / DESCRIPTORS}")
+    for split in ("valid", "eval"):
+        if split not in splits and remove_split(data, split):
+            print(f"{split}: an earlier manifest was removed from {data}, whose clips are now in train")
+    for split, positions in splits.items():
+        indices = kept[positions]
+        written = write_split(data, split, clips.take(np.concatenate([indices, lost]) if split == "train" else indices))
+        if split == "train":
+            normalize(data, written, args)
+    return 1 if incomplete else 0
+
+
+def find_clips(args: argparse.Namespace, root: str) -> tuple[Clips, list[str]]:
+    """The recordings with their labels, and the classes' display names."""
+    if args.labels:
+        rows = read_table(args.labels, [args.file_column, args.label_column])
+        given = [row[args.label_column] for row in rows]
+        texts = [text.split(args.label_separator) if args.label_separator else [text] for text in given]
+        labels = [tuple(dict.fromkeys(label.strip() for label in clip if label.strip())) for clip in texts]
+        empty = next((row[args.file_column] for row, clip in zip(rows, labels, strict=True) if not clip), None)
+        if empty is not None:
+            raise DataError(f"{args.labels} gives {empty} no label.")
+        paths = [row[args.file_column] for row in rows]
+        outside = next((path for path in paths if path.startswith("/") or ".." in path.split("/")), None)
+        if outside is not None:
+            raise DataError(f"{args.labels} lists {outside}; paths must be relative to {root} and stay inside it.")
+        repeated = next((path for path, count in Counter(paths).items() if count > 1), None)
+        if repeated is not None:
+            raise DataError(f"{args.labels} lists {repeated} more than once; give a clip's labels in one row.")
+        displays = sorted({label for clip in labels for label in clip})
+        names = dict(zip(displays, (label.name for label in label_names(displays)), strict=True))
+        return listed_clips(
+            root, paths, [tuple(names[label] for label in clip) for clip in labels], args.labels
+        ), displays
+    paths = sorted(find_files(root))
+    if not paths:
+        raise DataError(f"{root} holds no recordings, nor do its sub-folders.")
+    unread = np.zeros(len(paths), dtype=np.int64)
+    loose = [path for path in paths if "/" not in path]
+    if args.unlabelled or len(loose) == len(paths):
+        if not args.unlabelled:
+            print(f"{root} has no sub-folders of recordings, so clips get no labels")
+        return Clips(root, paths, None, unread), []
+    if loose:
+        raise DataError(
+            f"{loose[0]} and {len(loose) - 1} more recordings in {root} lie in no sub-folder, so their class is "
+            "unknown; move them, or give --labels CSV or --unlabelled."
+        )
+    displays = sorted({path.split("/")[0] for path in paths})
+    names = dict(zip(displays, (label.name for label in label_names(displays)), strict=True))
+    return Clips(root, paths, [(names[path.split("/")[0]],) for path in paths], unread), displays
+
+
+def rarest_labels(clips: Clips) -> list[str]:
+    """What clips are divided evenly by: the label, or of several the one with the fewest clips."""
+    if clips.labels is None:
+        return [""] * len(clips)
+    counts = Counter(label for clip in clips.labels for label in clip)
+    return [min(clip, key=lambda label: (counts[label], label)) for clip in clips.labels]
+
+
+def divide(classes: list[str], eval_share: float, valid_share: float, seed: int) -> dict[str, np.ndarray]:
+    """Divide clips into train, valid and eval at random, every class in the same proportions.
+
+    A class gives each split its share, rounded but at least one clip, as long as one is left to be trained on.
+
+    Args:
+        classes: of each clip.
+        eval_share: of the clips.
+        valid_share: of the clips.
+        seed: of the order.
+
+    Returns:
+        Clips by split, in their order, without splits that have none.
+
+    Raises:
+        ConfigError: for shares that leave nothing to train on.
+    """
+    if not (0 <= eval_share < 1 and 0 <= valid_share < 1 and eval_share + valid_share < 1):
+        raise ConfigError(
+            f"--eval {eval_share:g} and --valid {valid_share:g} must be shares that add up to less than 1."
+        )
+    rng = np.random.default_rng(seed)
+    members: dict[str, list[int]] = {}
+    for index in rng.permutation(len(classes)).tolist():
+        members.setdefault(classes[index], []).append(index)
+    splits: dict[str, list[int]] = {"train": [], "valid": [], "eval": []}
+    for clips in members.values():
+        left = len(clips)
+        for split, share in (("eval", eval_share), ("valid", valid_share)):
+            taken = min(max(1, round(share * len(clips))), left - 1) if share else 0
+            splits[split] += clips[left - taken : left]
+            left -= taken
+        splits["train"] += clips[:left]
+    return {split: np.sort(indices) for split, indices in splits.items() if indices}

@@ -1,0 +1,1 @@
+"""What a trained model is used for: features, class scores, evaluation and probes."""

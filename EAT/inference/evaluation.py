@@ -1,0 +1,134 @@
+"""A model's scores of the clips of a manifest, beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.labels import DESCRIPTORS, Label, read_descriptors, read_lbl
+from ..data.loading import filterbank_batches
+from ..data.manifest import Manifest
+from ..errors import CheckpointError, ConfigError, DataError
+from ..network.front_end import FrontEnd
+from .metrics import MultiLabelMetrics, SingleLabelMetrics, multi_label_metrics, single_label_metrics
+from .model import EATModel
+
+TASKS = ("multi-label", "single-label")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model made of a split."""
+
+    split: str
+    labels: list[Label]
+    manifest: Manifest
+    front_end: FrontEnd
+    task: str
+    """``multi-label`` or ``single-label``."""
+    clips: np.ndarray
+    """(n,) numbers in the manifest of the clips that could be read."""
+    scores: np.ndarray
+    """(n, classes) float32 probabilities."""
+    targets: np.ndarray
+    """(n, classes) uint8, 1 at each clip's labels."""
+    metrics: MultiLabelMetrics | SingleLabelMetrics
+
+    @property
+    def unreadable(self) -> int:
+        """How many clips could not be read."""
+        return len(self.manifest) - len(self.clips)
+
+
+def decide_task(task: str, truth: Sequence[Sequence[int]]) -> str:
+    """The task, where it is ``auto``: multi-label where any clip has several labels.
+
+    Raises:
+        ConfigError: for single-label where a clip has several.
+    """
+    several = next((number for number, clip in enumerate(truth) if len(clip) > 1), None)
+    if task == "auto":
+        return TASKS[several is None]
+    if task == "single-label" and several is not None:
+        raise ConfigError(f"clip {several + 1} has {len(truth[several])} labels; use --task multi-label.")
+    return task
+
+
+def one_hot(truth: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+    """(clips, classes) uint8, 1 at each clip's labels."""
+    targets = np.zeros((len(truth), classes), dtype=np.uint8)
+    for row, clip in zip(targets, truth, strict=True):
+        row[clip] = 1
+    return targets
+
+
+def evaluate(
+    model: EATModel,
+    data: Path,
+    split: str,
+    labels_path: Path | None = None,
+    task: str = "auto",
+    target_length: int | None = None,
+    batch_size: int = 32,
+    workers: int | None = None,
+) -> Evaluation:
+    """Score every clip of a split and work out the metrics.
+
+    Args:
+        model: a fine-tuned one.
+        data: folder of the manifests.
+        split: which one.
+        labels_path: label descriptors; None takes those in ``data``.
+        task: ``multi-label``, ``single-label``, or ``auto`` to let the data decide.
+        target_length: frames that clips are padded or cut to; None takes what the model was trained with.
+        batch_size: clips at a time.
+        workers: processes that read clips; None chooses.
+
+    Raises:
+        CheckpointError: for a model without classes, or with another number of them than the descriptors.
+        DataError: for manifests and labels that cannot be used, or where no clip could be read.
+    """
+    if model.num_classes is None:
+        raise CheckpointError(
+            "the checkpoint was pre-trained, not fine-tuned, and knows no classes; give a classifier."
+        )
+    labels = read_descriptors(labels_path or data / DESCRIPTORS)
+    if len(labels) != model.num_classes:
+        raise CheckpointError(
+            f"the checkpoint has {model.num_classes} classes, but {labels_path or data / DESCRIPTORS} has "
+            f"{len(labels)}; give the descriptors it was trained with (--labels), or another checkpoint."
+        )
+    manifest = Manifest(data / f"{split}.tsv")
+    truth = read_lbl(data / f"{split}.lbl", manifest, labels)
+    task = decide_task(task, truth)
+    front_end = model.front_end if target_length is None else replace(model.front_end, target_length=target_length)
+    clips, scores = score(model, manifest, front_end, batch_size, workers, split)
+    if not len(clips):
+        raise DataError(f"none of the {len(manifest):,} clips in {manifest.path} could be read.")
+    targets = one_hot([truth[clip] for clip in clips], len(labels))
+    metrics: MultiLabelMetrics | SingleLabelMetrics
+    if task == "multi-label":
+        metrics = multi_label_metrics(scores, targets)
+    else:
+        metrics = single_label_metrics(scores, targets.argmax(axis=1))
+    return Evaluation(split, labels, manifest, front_end, task, clips, scores, targets, metrics)
+
+
+def score(
+    model: EATModel, manifest: Manifest, front_end: FrontEnd, batch_size: int, workers: int | None, description: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the clips that could be read, and their scores (clips, classes) as probabilities."""
+    clips: list[int] = []
+    scores = [np.zeros((0, model.num_classes or 0), dtype=np.float32)]
+    batches = filterbank_batches(manifest, front_end, batch_size, workers, model.device, description)
+    with torch.inference_mode():
+        for batch in batches:
+            logits = model.network(batch.filterbank).float()
+            probabilities = logits.softmax(dim=-1) if model.activation == "softmax" else logits.sigmoid()
+            clips += batch.clips
+            scores.append(probabilities.cpu().numpy())
+    return np.array(clips, dtype=np.int64), np.concatenate(scores)

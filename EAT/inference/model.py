@@ -1,0 +1,361 @@
+"""A trained EAT as one object: features and class scores of waveforms at any rate, in batches, on any device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from ..audio.resampling import resample
+from ..checkpoint import Checkpoint, read_checkpoint
+from ..errors import CheckpointError, ConfigError, DataError
+from ..network.classifier import Classifier
+from ..network.encoder import Encoder
+from ..network.front_end import SAMPLE_RATE, FrontEnd, frame_count
+from ..network.settings import FREQUENCY_PATCHES, MAX_TIME_PATCHES, PATCH_SIZE, check_target_length
+
+GRANULARITIES = ("all", "frame", "utterance")
+ACTIVATIONS = ("sigmoid", "softmax")
+MAX_FRAMES = MAX_TIME_PATCHES * PATCH_SIZE
+"""The longest clip that positions reach, in frames: about two minutes."""
+BATCH_PATCHES = 32 * 512
+"""Patches that go through the network at once: 32 clips of 10 s."""
+
+Waveform = Tensor | NDArray[Any]
+Layers = int | Sequence[int] | None
+
+
+def padded_frames(samples: int) -> int:
+    """Frames of a clip of that many 16 kHz samples, rounded up to a whole number of patches."""
+    return -(-frame_count(samples) // PATCH_SIZE) * PATCH_SIZE
+
+
+def patch_count(samples: int) -> int:
+    """Patches (N) of a clip of that many 16 kHz samples."""
+    return padded_frames(samples) // PATCH_SIZE * FREQUENCY_PATCHES
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    weights: str = "student",
+    device: str | torch.device | None = None,
+    norm_mean: float | None = None,
+    norm_std: float | None = None,
+) -> EATModel:
+    """Load a trained model: a checkpoint of ours, a published fairseq one, or a Hugging Face folder or file.
+
+    Content tells them apart; nothing in the file is executed.
+
+    Args:
+        path: the checkpoint.
+        weights: of a pre-trained checkpoint, the ``student``'s encoder or the moving-average ``teacher``'s.
+        device: where the model goes; None keeps it on the CPU.
+        norm_mean: mean of the filterbank, where it should not be what the checkpoint says (AudioSet's where it says
+            nothing).
+        norm_std: its standard deviation.
+
+    Returns:
+        The model in eval mode, in float32.
+
+    Raises:
+        CheckpointError: where the checkpoint cannot be read, or holds no teacher that was asked for.
+        ConfigError: for normalisation that cannot work.
+    """
+    model = EATModel(read_checkpoint(path, weights))
+    if norm_mean is not None or norm_std is not None:
+        mean = model.front_end.norm_mean if norm_mean is None else norm_mean
+        std = model.front_end.norm_std if norm_std is None else norm_std
+        model.front_end = replace(model.front_end, norm_mean=mean, norm_std=std)
+    return model.eval() if device is None else model.eval().to(device)
+
+
+class EATModel(nn.Module):
+    """An encoder with its front end and, where it was fine-tuned, its classification head.
+
+    An ordinary module: ``.to(device)``, ``.half()``, ``.bfloat16()``, ``.compile()`` and training it further all work.
+    The filterbank is always computed in float32.
+
+    Args:
+        checkpoint: what :func:`EAT.checkpoint.read_checkpoint` returns.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.front_end = checkpoint.front_end or FrontEnd(1024)
+        self.activation = checkpoint.activation or "sigmoid"
+        self.network: Encoder | Classifier
+        with torch.device("meta"):  # no random numbers are drawn only to be overwritten
+            if checkpoint.classifier_config is None:
+                self.network = Encoder(checkpoint.encoder_config)
+            else:
+                self.network = Classifier(checkpoint.classifier_config)
+        state = checkpoint.encoder
+        if checkpoint.head is not None:
+            state = {**{f"encoder.{name}": value for name, value in state.items()}, **checkpoint.head}
+        self.network.load_state_dict(state, assign=True)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder."""
+        return self.network.encoder if isinstance(self.network, Classifier) else self.network
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of a fine-tuned model; None for a pre-trained one."""
+        return self.network.config.num_classes if isinstance(self.network, Classifier) else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.encoder.cls_token.device
+
+    def layer_numbers(self, layer: Layers) -> tuple[int, ...]:
+        """Layers as numbers from 0 to depth. Raises ConfigError for one that does not exist.
+
+        0 is the input to the first block (patches, positions and CLS after the first LayerNorm); 1 to depth are the
+        blocks' outputs; negative numbers count from the end, -1 being the last block; None is the last block.
+        """
+        depth = self.encoder.config.depth
+        wanted = (depth,) if layer is None else (layer,) if isinstance(layer, int) else tuple(layer)
+        if not wanted:
+            raise ConfigError("no layer is asked for; give at least one.")
+        for number in wanted:
+            if not -depth - 1 <= number <= depth:
+                raise ConfigError(
+                    f"layer {number} does not exist; this model has 0 (the blocks' input) to {depth} (the last block), "
+                    f"or -1 to {-depth - 1} from the end."
+                )
+        return tuple(number % (depth + 1) for number in wanted)
+
+    def forward(
+        self,
+        filterbank: Tensor,
+        layers: tuple[int, ...] | None = None,
+        key_mask: Tensor | None = None,
+        only_cls: bool = False,
+    ) -> Tensor:
+        """Encode normalised filterbanks; blocks after the last layer that is wanted do not run.
+
+        Args:
+            filterbank: (B, 1, frames, 128), frames a multiple of 16, from :class:`EAT.network.front_end.FrontEnd`.
+            layers: layers from 0 to depth, stacked; None gives the last block's output alone.
+            key_mask: (B, 1 + N), True at CLS and at patches that may be attended to; None means all.
+            only_cls: give the CLS token alone, which spares most of the last block's work.
+
+        Returns:
+            (B, 1 + N, D), CLS first; with ``layers`` (B, L, 1 + N, D). In the model's precision. 1 + N is 1 with
+            ``only_cls``.
+        """
+        encoder = self.encoder
+        if layers is None:
+            return encoder(filterbank.to(encoder.cls_token.dtype), key_mask=key_mask, only_cls=only_cls).tokens
+        patches = encoder.embed(filterbank.to(encoder.cls_token.dtype))
+        x = encoder.norm(torch.cat([encoder.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1))
+        outputs = {0: x}
+        for number, block in enumerate(encoder.blocks[: max(layers)], 1):
+            x, _ = block(x, key_mask, only_cls and number == max(layers), keep_ffn=False)
+            if number in layers:
+                outputs[number] = x
+        return torch.stack([outputs[number][:, :1] if only_cls else outputs[number] for number in layers], dim=1)
+
+    @overload
+    def extract(
+        self,
+        waveforms: Waveform,
+        sample_rate: int = SAMPLE_RATE,
+        *,
+        layer: Layers = None,
+        granularity: str = "all",
+        lengths: Tensor | Sequence[int] | None = None,
+        target_length: int | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def extract(
+        self,
+        waveforms: Sequence[Waveform],
+        sample_rate: int = SAMPLE_RATE,
+        *,
+        layer: Layers = None,
+        granularity: str = "all",
+        lengths: None = None,
+        target_length: int | None = None,
+    ) -> list[Tensor]: ...
+
+    def extract(
+        self,
+        waveforms: Waveform | Sequence[Waveform],
+        sample_rate: int = SAMPLE_RATE,
+        *,
+        layer: Layers = None,
+        granularity: str = "all",
+        lengths: Tensor | Sequence[int] | None = None,
+        target_length: int | None = None,
+    ) -> Tensor | list[Tensor]:
+        """Features of waveforms.
+
+        A clip's features do not depend on what else is in the batch: each is padded to its own length rounded up to
+        a multiple of 16 frames (or to ``target_length``), and only clips of equal padded length are computed
+        together. Gradients flow unless the caller turns them off with ``torch.inference_mode()``.
+
+        Args:
+            waveforms: one clip (samples,), a batch (B, samples) of mono clips, or (B, channels, samples); or a list of
+                clips of any lengths, each (samples,) or (channels, samples). Tensors or arrays, float in [-1, 1] or
+                integers at full scale, on any device. Channels are averaged.
+            sample_rate: in Hz; anything but 16 000 is resampled.
+            layer: 0 for the input to the first block, 1 to depth for a block's output, negative from the end; several
+                for a stack. None is the last block.
+            granularity: ``all``: CLS, then the patches; ``frame``: the patches (time-major: 8 frequency patches every
+                160 ms); ``utterance``: CLS alone.
+            lengths: (B,) samples of each clip of a padded batch, at ``sample_rate``; None means that all fill the row.
+            target_length: frames of 10 ms that every clip is padded or cut to; None keeps each clip's own length.
+
+        Returns:
+            For one clip ``all`` (1 + N, D), ``frame`` (N, D), ``utterance`` (D); for a batch the same with B in
+            front, where clips that are shorter than the longest end in rows of zeros (:func:`patch_count` says how
+            many are real); for a list a list. Several layers come as one more axis, L, before those.
+
+        Raises:
+            ConfigError: for a layer, granularity or length that does not exist.
+            DataError: for a clip that is empty, or longer than two minutes.
+        """
+        layers = self.layer_numbers(layer)
+        if granularity not in GRANULARITIES:
+            raise ConfigError(f"granularity is {granularity!r}; it must be one of {', '.join(GRANULARITIES)}.")
+        clips, is_list, is_single = self._clips(waveforms, sample_rate, lengths)
+        # The last block alone needs no stack.
+        only_last = layers == (self.encoder.config.depth,)
+        squeeze = layer is None or isinstance(layer, int)
+
+        def compute(filterbank: Tensor) -> Tensor:
+            only_cls = granularity == "utterance"
+            tokens = self(filterbank, None if only_last else layers, only_cls=only_cls)  # (B, L, 1 + N, D)
+            tokens = tokens.unsqueeze(1) if only_last else tokens
+            tokens = tokens.squeeze(1) if squeeze else tokens
+            return {"all": tokens, "frame": tokens[..., 1:, :], "utterance": tokens[..., 0, :]}[granularity]
+
+        features = self._by_length(clips, target_length, compute)
+        if is_list:
+            return features
+        if is_single:
+            return features[0]
+        if len({len(clip) for clip in clips}) > 1 and granularity != "utterance":
+            # (..., rows, D) padded along rows
+            rows = pad_sequence([f.movedim(-2, 0) for f in features], batch_first=True)
+            return rows.movedim(1, -2)
+        return torch.stack(features)
+
+    def logits(
+        self,
+        waveforms: Waveform | Sequence[Waveform],
+        sample_rate: int = SAMPLE_RATE,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        target_length: int | None = None,
+    ) -> Tensor:
+        """Class logits of waveforms, each clip padded or cut to the length that the model was trained with.
+
+        Args:
+            waveforms: as in :meth:`extract`.
+            sample_rate: in Hz.
+            lengths: as in :meth:`extract`.
+            target_length: frames that clips are padded or cut to instead.
+
+        Returns:
+            (B, classes); for one clip (classes,).
+
+        Raises:
+            CheckpointError: for a model that was not fine-tuned.
+            DataError: for an empty clip.
+        """
+        network = self.network
+        if not isinstance(network, Classifier):
+            raise CheckpointError(
+                "this model was pre-trained, not fine-tuned, and knows no classes; load a classifier."
+            )
+        clips, _, is_single = self._clips(waveforms, sample_rate, lengths)
+        logits = torch.stack(self._by_length(clips, target_length or self.front_end.target_length, network))
+        return logits[0] if is_single else logits
+
+    def scores(
+        self, waveforms: Waveform | Sequence[Waveform], sample_rate: int = SAMPLE_RATE, **options: Any
+    ) -> Tensor:
+        """:meth:`logits` as probabilities in float32: sigmoids, or a softmax for a model of exclusive classes."""
+        logits = self.logits(waveforms, sample_rate, **options).float()
+        return logits.softmax(dim=-1) if self.activation == "softmax" else logits.sigmoid()
+
+    def _clips(
+        self, waveforms: Waveform | Sequence[Waveform], sample_rate: int, lengths: Tensor | Sequence[int] | None
+    ) -> tuple[list[Tensor], bool, bool]:
+        """Mono clips at 16 kHz on the model's device; whether a list was given; whether a single clip."""
+        if not isinstance(waveforms, (Tensor, np.ndarray)):
+            clips = [self._mono(clip, sample_rate) for clip in waveforms]
+            self._check_clips(clips)
+            return clips, True, False
+        batch = torch.as_tensor(waveforms)
+        if batch.ndim not in (1, 2, 3):
+            raise DataError(
+                f"waveforms have shape {tuple(batch.shape)}; give (samples,), (B, samples), (B, channels, samples) or "
+                "a list of clips."
+            )
+        if batch.ndim == 2:
+            batch = batch.unsqueeze(1)
+        if lengths is None or batch.ndim == 1:
+            mono = self._mono(batch, sample_rate)  # (samples,) or (B, samples)
+            clips = [mono] if batch.ndim == 1 else list(mono)
+        else:
+            clips = [self._mono(row[..., : int(n)], sample_rate) for row, n in zip(batch, lengths, strict=True)]
+        self._check_clips(clips)
+        return clips, False, batch.ndim == 1
+
+    def _mono(self, waveform: Waveform, sample_rate: int) -> Tensor:
+        """(..., channels, samples) or (samples,) to float32 (..., samples) at 16 kHz, on the model's device."""
+        values = torch.as_tensor(waveform).to(self.device)
+        if not values.is_floating_point():
+            values = values.float() / (torch.iinfo(values.dtype).max + 1)
+        values = values.float()
+        return resample(values if values.ndim == 1 else values.mean(dim=-2), sample_rate, SAMPLE_RATE)
+
+    @staticmethod
+    def _check_clips(clips: Sequence[Tensor]) -> None:
+        if not clips:
+            raise DataError("there is no clip to compute anything of.")
+        for number, clip in enumerate(clips):
+            if clip.ndim != 1 or not len(clip):
+                raise DataError(f"clip {number} has shape {tuple(clip.shape)}; it must be mono and hold samples.")
+
+    def _by_length(self, clips: Sequence[Tensor], target_length: int | None, compute: Any) -> list[Tensor]:
+        """Apply ``compute`` to filterbanks of clips of equal padded length, in batches; results in the given order."""
+        groups: dict[int, list[int]] = {}
+        for index, clip in enumerate(clips):
+            frames = padded_frames(len(clip)) if target_length is None else target_length
+            if target_length is None and frames > MAX_FRAMES:
+                raise DataError(
+                    f"clip {index} lasts {len(clip) / SAMPLE_RATE:.0f} s, more than the {MAX_FRAMES / 100:.0f} s that "
+                    "positions reach; use EAT.inference.windows.extract_recording, or set target_length."
+                )
+            groups.setdefault(frames, []).append(index)
+        results: dict[int, Tensor] = {}
+        for frames, members in groups.items():
+            front_end = replace(self.front_end, target_length=frames)
+            size = max(1, BATCH_PATCHES // (check_target_length(frames) * FREQUENCY_PATCHES))
+            for start in range(0, len(members), size):
+                part = members[start : start + size]
+                results.update(zip(part, compute(self._filterbank([clips[i] for i in part], front_end)), strict=True))
+        return [results[index] for index in range(len(clips))]
+
+    @staticmethod
+    def _filterbank(clips: Sequence[Tensor], front_end: FrontEnd) -> Tensor:
+        clips = [clip[: front_end.samples] for clip in clips]
+        if len({len(clip) for clip in clips}) == 1:
+            return front_end(torch.stack(list(clips)))
+        lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
+        return front_end(pad_sequence(list(clips), batch_first=True), lengths)

@@ -1,0 +1,88 @@
+"""Which recordings are meant, and what their results are called."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from ..audio.recordings import AUDIO_SUFFIXES
+from ..data.manifest import Manifest
+from ..data.search import find_files
+from ..errors import ConfigError, DataError
+
+
+class Source(NamedTuple):
+    """A recording."""
+
+    address: str
+    """For :func:`EAT.audio.recordings.read_audio`."""
+    name: str
+    """Its name below the output folder, with its own ending."""
+
+
+def find_sources(paths: Sequence[str]) -> tuple[list[Source], list[str]]:
+    """Turn what a user names into recordings: files, folders that are searched, manifests (``.tsv``).
+
+    Args:
+        paths: files, container addresses, folders, manifests.
+
+    Returns:
+        The recordings in a fixed order, none twice; and a sentence for each path that yields none.
+    """
+    found: dict[str, Source] = {}
+    problems = []
+    for path in paths:
+        try:
+            sources = _expand(path)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        for source in sources:
+            found.setdefault(os.path.abspath(source.address), source)
+    return list(found.values()), problems
+
+
+def _expand(path: str) -> list[Source]:
+    if os.path.isdir(path):
+        names = sorted(find_files(path))
+        if not names:
+            raise DataError(f"the folder {path} holds no recordings ({', '.join(AUDIO_SUFFIXES)}).")
+        return [Source(os.path.join(path, name), name) for name in names]
+    if path.lower().endswith(".tsv"):
+        manifest = Manifest(path)
+        return [Source(manifest.source(index), manifest.name(index)) for index in range(len(manifest))]
+    return [Source(path, os.path.basename(path))]
+
+
+def output_names(sources: Sequence[Source], suffix: str = ".npy") -> list[str]:
+    """Name of each recording's result below the output folder: its own name with another ending.
+
+    Where that makes two alike (``a.wav`` and ``a.flac``), those keep their own ending in front of the new one.
+
+    Raises:
+        ConfigError: where two recordings still have one name.
+    """
+    plain = [_without_suffix(source.name) for source in sources]
+    # Compared as a file system would that does not tell upper case from lower.
+    counts = Counter(name.lower() for name in plain)
+    names = [
+        (source.name if counts[name.lower()] > 1 else name) + suffix
+        for source, name in zip(sources, plain, strict=True)
+    ]
+    seen: dict[str, Source] = {}
+    for name, source in zip(names, sources, strict=True):
+        if name in seen:
+            raise ConfigError(
+                f"{seen[name].address} and {source.address} would both be written to {name}; give the folder above "
+                "them as the source, or extract them into different folders."
+            )
+        seen[name] = source
+    return names
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(name.replace(os.sep, "/"))
+    return str(path.with_suffix("")) if path.suffix.lower() in AUDIO_SUFFIXES else str(path)

@@ -1,1 +1,0 @@
-"""Class scores of recordings, and the forms in which people read them."""

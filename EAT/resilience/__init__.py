@@ -1,5 +1,0 @@
-"""What keeps a training run whole: checkpoints, signals, numbers that are not finite, other processes' deaths.
-
-fairseq's trainer and its training loop have no places of their own for these; :mod:`EAT.resilience.training` wraps
-the few functions concerned.
-"""

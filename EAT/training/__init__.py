@@ -1,0 +1,1 @@
+"""All that knows fairseq: tasks, models, criteria, optimiser, schedule, and what keeps a run alive."""

@@ -1,0 +1,105 @@
+"""The optimiser ``eat_adamw``: torch's AdamW with its fused kernel, and clipping in a few multi-tensor operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.optim import FairseqOptimizer, register_optimizer
+from omegaconf import II
+from torch import Tensor
+from torch.nn import Parameter
+
+from .parameter_groups import parameter_groups
+
+FLOAT32_PARAMETERS = "float32_parameters"
+
+
+def clip_gradients(gradients: list[Tensor], max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
+    """Scale gradients down, in place, to a total norm of ``max_norm``; returns the norm before, on the device.
+
+    Args:
+        gradients: all on one device.
+        max_norm: the largest norm; 0 scales nothing.
+        aggregate_norm_fn: makes the norm of all devices' gradients of this device's, where each holds a part.
+    """
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    if aggregate_norm_fn is not None:
+        norm = aggregate_norm_fn(norm)
+    # A GPU is never waited for, so it multiplies by 1; on a CPU, where looking costs nothing, that pass is saved.
+    if max_norm > 0 and not (norm.device.type == "cpu" and norm <= max_norm):
+        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+@dataclass
+class EATAdamWConfig(FairseqDataclass):
+    """Settings of the optimiser ``eat_adamw``."""
+
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95], metadata={"help": "decay of the two moments"})
+    eps: float = field(default=1e-8, metadata={"help": "added to the root of the second moment"})
+    weight_decay: float = field(default=0.05, metadata={"help": "decoupled; none on biases and 1-D tensors"})
+    lr: list[float] = II("optimization.lr")
+
+
+@register_optimizer("eat_adamw", dataclass=EATAdamWConfig)
+class EATAdamW(FairseqOptimizer):
+    """AdamW (arXiv 1711.05101) over groups by weight decay and learning-rate scale."""
+
+    def __init__(self, cfg: EATAdamWConfig, params: Iterable[Parameter]) -> None:
+        super().__init__(cfg)
+        parameters = list(params)
+        first, second = cfg.betas
+        self._lr = float(cfg.lr[0])
+        self._optimizer = torch.optim.AdamW(
+            parameter_groups(parameters, cfg.weight_decay),
+            lr=self._lr,
+            betas=(first, second),
+            eps=cfg.eps,
+            fused=all(p.device.type in ("cpu", "cuda") for p in parameters),
+        )
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        """What overrides a checkpoint's optimiser settings on resuming."""
+        return {"lr": self._lr, "betas": tuple(self.cfg.betas), "eps": self.cfg.eps}
+
+    def get_lr(self) -> float:
+        """The learning rate before each group's scale."""
+        return self._lr
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate; each group gets it times its scale."""
+        self._lr = lr
+        for group in self.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
+        """Scale gradients down to a total norm of ``max_norm`` (0 scales nothing); returns the norm before."""
+        return clip_gradients([p.grad for p in self.params if p.grad is not None], max_norm, aggregate_norm_fn)
+
+    def _masters(self) -> list[Parameter]:
+        """The float32 copies that fairseq makes for half-precision training; empty where there are none.
+
+        Marks on parameters tell them apart: fairseq copies ``optim_overrides`` to its copies and nothing else.
+        """
+        return [p for p in self.params if hasattr(p, "optim_overrides") and not hasattr(p, "is_model_parameter")]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments and steps; in half-precision training also the float32 parameters, which no other part saves."""
+        state = self.optimizer.state_dict()
+        masters = self._masters()
+        if masters:
+            state[FLOAT32_PARAMETERS] = [p.detach() for p in masters]
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
+        """Restore what :meth:`state_dict` saved."""
+        saved = state_dict.pop(FLOAT32_PARAMETERS, [])
+        super().load_state_dict(state_dict, optimizer_overrides)
+        with torch.no_grad():
+            for master, value in zip(self._masters() if saved else [], saved, strict=True):
+                master.copy_(value)

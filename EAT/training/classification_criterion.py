@@ -1,0 +1,77 @@
+"""The criterion ``classification``: a loss of :mod:`EAT.network.classification_losses`, by name (method section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+
+from ..checkpoint.eat import SINGLE_LABEL_LOSSES
+from ..errors import ConfigError
+from ..network.classification_losses import LOSSES
+from .fairseq_support import reports_user_errors
+
+
+@dataclass
+class ClassificationCriterionConfig(FairseqDataclass):
+    """Settings of the criterion ``classification``."""
+
+    loss: str = field(default="bce_per_positive", metadata={"help": f"one of {', '.join(LOSSES)}"})
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "share of each target that is spread over all classes"}
+    )
+
+
+@register_criterion("classification", dataclass=ClassificationCriterionConfig)
+class ClassificationCriterion(FairseqCriterion):
+    """Loss of a batch, as a sum and the number that fairseq divides the sum over all devices and batches by."""
+
+    @reports_user_errors
+    def __init__(self, task: Any, cfg: ClassificationCriterionConfig) -> None:
+        super().__init__(task)
+        if cfg.loss not in LOSSES:
+            raise ConfigError(f"criterion.loss is {cfg.loss!r}; it must be one of {', '.join(LOSSES)}.")
+        if not 0.0 <= cfg.label_smoothing < 1.0:
+            raise ConfigError(f"criterion.label_smoothing is {cfg.label_smoothing}; it must lie in [0, 1).")
+        if cfg.loss in SINGLE_LABEL_LOSSES and task.cfg.labels != "single":
+            raise ConfigError(
+                f"criterion.loss={cfg.loss} needs clips with one label each; set task.labels=single, or another loss."
+            )
+        self.loss = LOSSES[cfg.loss]
+        self.label_smoothing = cfg.label_smoothing
+
+    def forward(
+        self, model: torch.nn.Module, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor | int, dict[str, Any]]:
+        """The loss of a batch that holds ``filterbank`` (B, 1, frames, 128) and ``targets`` (B, classes)."""
+        return self.with_logits(model, sample)[:3]
+
+    def with_logits(
+        self, model: torch.nn.Module, sample: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor | int, dict[str, Any], torch.Tensor]:
+        """As :meth:`forward`, and the logits (B, classes) beside it."""
+        logits = model(sample["filterbank"])
+        loss, sample_size = self.loss(logits, sample["targets"].float(), self.label_smoothing)
+        logging_output = {
+            "loss": loss.detach(),
+            "sample_size": sample_size,
+            "nsentences": len(sample["clips"]),
+            "listed": len(sample["clips"]) + len(sample["skipped"]),
+        }
+        return loss, sample_size, logging_output, logits.detach()
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]], decimals: int | None = None) -> None:
+        """The loss over devices and accumulated batches, sum by sum; logged to ``decimals``, or in full."""
+        loss, sample_size = (sum(log[key] for log in logging_outputs) for key in ("loss", "sample_size"))
+        # A number or a tensor on the device, which a comparison with 0 in an "if" would wait for.
+        metrics.log_scalar("loss", loss / (sample_size + (sample_size == 0)), sample_size, round=decimals)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """Every entry is a sum."""
+        return True

@@ -1,0 +1,109 @@
+"""The model ``eat_classification``: the classifier, registered with fairseq, and what it starts from."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+
+from ..checkpoint import Checkpoint, read_checkpoint
+from ..errors import CheckpointError
+from ..network.classifier import Classifier
+from ..network.settings import ENCODER_SIZES, ClassificationSettings, EncoderConfig
+from .fairseq_support import record
+from .parameter_groups import mark_parameters
+
+logger = logging.getLogger("EAT")
+
+
+@dataclass
+class EATClassificationModelConfig(ClassificationSettings, FairseqDataclass):
+    """Settings of the model ``eat_classification``."""
+
+
+@register_model("eat_classification", dataclass=EATClassificationModelConfig)
+class EATClassificationModel(Classifier, BaseFairseqModel):
+    """:class:`EAT.network.classifier.Classifier` with fairseq's model interface."""
+
+    frozen = False
+
+    @classmethod
+    def build_model(cls, cfg: EATClassificationModelConfig, task: Any = None) -> EATClassificationModel:
+        """Build from settings alone; :func:`start_from` gives it a checkpoint's encoder."""
+        settings = ClassificationSettings(**{name: cfg[name] for name in ClassificationSettings.__dataclass_fields__})
+        config = settings.config()
+        model = cls(config)
+        mark_parameters(model, layer_wise(config.encoder.depth, settings.layer_decay))
+        if settings.freeze_encoder:
+            model.frozen = True
+            model.encoder.requires_grad_(False)
+        return model
+
+    def train(self, mode: bool = True) -> EATClassificationModel:
+        """Switch to training or evaluation; a frozen encoder always evaluates, without DropPath."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+
+def layer_wise(depth: int, decay: float) -> Callable[[str], float]:
+    """Factors on the learning rate by parameter name: block i (0-based) learns at decay^(depth - i), all else at 1."""
+
+    def scale(name: str) -> float:
+        parts = name.split(".")
+        return decay ** (depth - int(parts[2])) if parts[:2] == ["encoder", "blocks"] else 1.0
+
+    return scale
+
+
+def read_initial(cfg: Any) -> Checkpoint | None:
+    """Read the checkpoint that ``model.model_path`` names and take over its encoder's sizes.
+
+    They, or EAT-base's where there is none, are written into the run's configuration, so that its checkpoints describe
+    themselves.
+
+    Args:
+        cfg: the run's ``model`` section.
+
+    Returns:
+        The checkpoint, or None for a model trained from scratch.
+
+    Raises:
+        CheckpointError: where it cannot be read, or a size that is set explicitly is not the checkpoint's.
+    """
+    if cfg.model_path is None:
+        record(cfg, "model", **{name: getattr(EncoderConfig, name) for name in ENCODER_SIZES if cfg[name] is None})
+        return None
+    checkpoint = read_checkpoint(cfg.model_path, cfg.weights)
+    adopt_sizes(cfg, checkpoint)
+    return checkpoint
+
+
+def adopt_sizes(cfg: Any, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint's sizes into the run's configuration.
+
+    Raises:
+        CheckpointError: where one that is set explicitly is another.
+    """
+    for name in ENCODER_SIZES:
+        given, stored = cfg[name], getattr(checkpoint.encoder_config, name)
+        if given is not None and not math.isclose(given, stored):
+            raise CheckpointError(
+                f"model.{name} is {given:g}, but {checkpoint.path} has {stored:g}; leave model.{name} null to take "
+                "the checkpoint's, or give another checkpoint."
+            )
+        record(cfg, "model", **{name: stored})
+
+
+def start_from(model: Any, checkpoint: Checkpoint) -> None:
+    """Give the model the checkpoint's encoder. Its decoder, teacher or head are not used."""
+    model.encoder.load_state_dict(checkpoint.encoder)
+    logger.info(
+        f"encoder from the {checkpoint.layout} {checkpoint.kind} checkpoint {checkpoint.path}; the head starts new"
+    )

@@ -1,0 +1,284 @@
+"""The task ``eat_classification``: labelled clips, augmentation, and metrics over the whole validation set."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.logging import metrics
+from fairseq.tasks import register_task
+
+from ..checkpoint import read_checkpoint
+from ..data.augmentation import Augmentation, mix
+from ..data.labelled import LabelledClips
+from ..data.labels import DESCRIPTORS, Label, read_descriptors, read_lbl
+from ..data.manifest import Manifest
+from ..data.sampling import read_weights, sample_without_replacement
+from ..errors import CheckpointError, ConfigError
+from ..inference.metrics import MultiLabelMetrics, SingleLabelMetrics, multi_label_metrics, single_label_metrics
+from .classification_model import adopt_sizes, read_initial, start_from
+from .clip_task import ClipTask, ClipTaskConfig
+from .distributed import gather_rows
+from .fairseq_clips import FairseqClips
+from .fairseq_support import record, reports_user_errors
+from .survival.checkpoints import newest_good
+
+logger = logging.getLogger("EAT")
+
+LOGGED = {"multi": ("mAP", "AUC", "d_prime"), "single": ("accuracy", "balanced_accuracy")}
+"""Metrics in the log, by whether clips have several labels or one."""
+
+
+@dataclass
+class EATClassificationConfig(ClipTaskConfig):
+    """Settings of the task ``eat_classification``. The data folder also holds {split}.lbl and label descriptors."""
+
+    labels: str = field(default="multi", metadata={"help": "'multi': a clip may have several; 'single': it has one"})
+    weights: str | None = field(
+        default=None, metadata={"help": "file of sampling weights in the data folder; null: every clip, every epoch"}
+    )
+    samples_per_epoch: int = field(
+        default=200_000, metadata={"help": "clips drawn an epoch, without replacement, where there are weights"}
+    )
+    mixup_alpha: float = field(default=0.0, metadata={"help": "mixing weights are drawn from Beta(a, a); 0 is off"})
+    mixup_prob: float = field(default=0.9, metadata={"help": "share of batches that are mixed"})
+    time_mask: float = field(default=0.0, metadata={"help": "largest share of the frames that is masked"})
+    frequency_mask: float = field(default=0.0, metadata={"help": "largest share of the mel bins that is masked"})
+    roll: bool = field(default=False, metadata={"help": "roll waveforms round their end"})
+    gain: float = field(default=0.0, metadata={"help": "scale waveforms by 0.5 + Beta(gain, gain); 0 is off"})
+    noise: float = field(default=0.0, metadata={"help": "largest amplitude of uniform noise on the filterbank"})
+    shift: int = field(default=0, metadata={"help": "roll filterbanks by up to so many frames either way"})
+
+
+class FairseqLabelledClips(LabelledClips, FairseqClips):
+    """Labelled clips in the shape that fairseq's iterators want, drawn by weight where there are weights."""
+
+    split = ""
+    weights: np.ndarray | None = None
+    samples_per_epoch = 0
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """As :meth:`LabelledClips.collate`, with the name of the ``split``."""
+        return {**super().collate(items), "split": self.split}
+
+    def ordered_indices(self) -> np.ndarray:
+        """This epoch's clips in this epoch's order, from (seed, epoch) alone: the same on every device."""
+        if self.weights is None:
+            return super().ordered_indices()
+        rng = np.random.default_rng((self.seed, self.epoch))
+        return sample_without_replacement(self.weights, self.samples_per_epoch, rng)
+
+
+@register_task("eat_classification", dataclass=EATClassificationConfig)
+class EATClassificationTask(ClipTask):
+    """Fine-tuning, or training from scratch, of a classifier."""
+
+    cfg: EATClassificationConfig
+
+    @reports_user_errors
+    def __init__(self, cfg: EATClassificationConfig) -> None:
+        super().__init__(cfg)
+        if cfg.labels not in LOGGED:
+            raise ConfigError(f"task.labels is {cfg.labels!r}; it must be one of {', '.join(LOGGED)}.")
+        names = Augmentation.__dataclass_fields__
+        self.augmentation = Augmentation(**{name: getattr(cfg, name) for name in names})
+        self.descriptors: list[Label] = []
+        self.named: set[str] = set()
+        self.forget_scores()
+
+    def read_labels(self) -> list[Label]:
+        """The classes, read once."""
+        if not self.cfg.data:
+            raise ConfigError("task.data is not set; give the folder that holds the manifests, task.data=FOLDER.")
+        if not self.descriptors:
+            self.descriptors = read_descriptors(Path(self.cfg.data) / DESCRIPTORS)
+        return self.descriptors
+
+    def build_dataset(self, split: str, manifest: Manifest) -> FairseqClips:
+        """The data set of one split; only the training split is cropped at random, augmented and sampled by weight."""
+        data, training = Path(self.cfg.data), split == self.cfg.train_subset
+        labels = self.read_labels()
+        dataset = FairseqLabelledClips(
+            manifest,
+            self.front_end,
+            self.cfg.crop if training else "start",
+            self.cfg.front_end,
+            self.cfg.seed,
+            self.cfg.read_timeout,
+            labels=read_lbl(data / f"{split}.lbl", manifest, labels),
+            classes=len(labels),
+            single_label=self.cfg.labels == "single",
+            augmentation=self.augmentation if training else None,
+        )
+        dataset.split = split
+        if training and self.cfg.weights is not None:
+            dataset.weights = read_weights(data / self.cfg.weights, manifest)
+            dataset.samples_per_epoch = self.cfg.samples_per_epoch
+            self.say_how_sampled(int(np.count_nonzero(dataset.weights)))
+        return dataset
+
+    def say_how_sampled(self, drawable: int) -> None:
+        """Log the size of an epoch of ``drawable`` clips. Raises ConfigError where it would be empty."""
+        wanted = self.cfg.samples_per_epoch
+        if wanted < 1:
+            raise ConfigError(f"task.samples_per_epoch is {wanted}; it must be at least 1.")
+        if wanted >= drawable:
+            logger.warning(
+                f"task.samples_per_epoch={wanted} is no less than the {drawable:,} clips that "
+                "have a weight, so each epoch takes all of them and their weights change nothing"
+            )
+        else:
+            logger.info(f"each epoch draws {wanted:,} of {drawable:,} clips by weight")
+
+    @reports_user_errors
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
+        """Build the classifier, from ``model.model_path`` where there is one.
+
+        That file is not opened where a checkpoint of this task is about to be loaded in its place.
+        """
+        initial = None
+        if not from_checkpoint:
+            self.check_classes(cfg)
+            if not self.take_sizes_from_restored(cfg):
+                initial = read_initial(cfg)
+        model = super().build_model(cfg, from_checkpoint)
+        if initial is not None:
+            start_from(model, initial)
+        return model
+
+    def check_classes(self, cfg: Any) -> None:
+        """Take the number of classes from the label descriptors. Raises ConfigError where another is set."""
+        classes = len(self.read_labels())
+        if cfg.num_classes is not None and cfg.num_classes != classes:
+            raise ConfigError(
+                f"model.num_classes is {cfg.num_classes}, but {self.cfg.data}/{DESCRIPTORS} has {classes} labels; "
+                f"set model.num_classes={classes} or give the right data folder."
+            )
+        record(cfg, "model", num_classes=classes)
+
+    def take_sizes_from_restored(self, cfg: Any) -> bool:
+        """Where the run resumes from a checkpoint, take the model's sizes from it; whether it does.
+
+        Raises:
+            CheckpointError: where that is no classifier with as many classes.
+        """
+        saving = cfg._get_root().get("checkpoint") if hasattr(cfg, "_get_root") else None
+        if saving is None:
+            return False
+        path = Path(saving.restore_file)
+        if saving.restore_file == "checkpoint_last.pt":
+            path = Path(saving.save_dir) / saving.restore_file
+        if not path.is_file():
+            return False
+        try:
+            restored = read_checkpoint(path)
+        except CheckpointError:  # damaged: what the trainer will resume from in its place
+            restored = read_checkpoint(newest_good(str(path)))
+        if restored.classifier_config is None or restored.layout != "eat":
+            raise CheckpointError(
+                f"{path} cannot be resumed by fine-tuning, it is a {restored.layout} {restored.kind} checkpoint; "
+                "give another folder as checkpoint.save_dir, and the file as model.model_path to start from it."
+            )
+        if restored.classifier_config.num_classes != cfg.num_classes:
+            raise CheckpointError(
+                f"{path}, which this run would resume from, has {restored.classifier_config.num_classes} classes, but "
+                f"the data has {cfg.num_classes}; give another folder as checkpoint.save_dir."
+            )
+        adopt_sizes(cfg, restored)
+        return True
+
+    def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A batch with its filterbank on the device; in training mixed, masked and made noisy, targets alike."""
+        batch = super().prepare_batch(sample)
+        if "drawn" in batch:
+            filterbank = mix(batch["filterbank"].float(), batch["mixing"])
+            batch["filterbank"] = self.augmentation.filterbank(filterbank, batch["drawn"])
+            batch["targets"] = mix(batch["targets"].float(), batch["mixing"])
+        return batch
+
+    def blank_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A batch of one silent clip without a label, which counts for nothing."""
+        targets = sample["targets"].new_zeros(1, sample["targets"].shape[1])
+        return {**super().blank_batch(sample), "targets": targets}
+
+    def forget_scores(self) -> None:
+        """Be ready for the validation of another split."""
+        self.scored_clips: list[int] = []
+        self.scores: list[torch.Tensor] = []
+        self.listed = 0
+        self.validated = ""
+
+    def begin_valid_epoch(self, epoch: int, model: Any) -> None:
+        """Fairseq begins to validate."""
+        self.forget_scores()
+
+    @reports_user_errors
+    def valid_step(
+        self, sample: dict[str, Any], model: Any, criterion: Any
+    ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
+        """Forward for one batch, whose logits are kept until the whole split has been seen."""
+        self.validated = sample["split"]
+        self.watch_skipped(self.validated, sample)
+        model.eval()
+        self.device = next(model.parameters()).device
+        blank = not sample["clips"]
+        with torch.no_grad():
+            batch = self.blank_batch(sample) if blank else self.prepare_batch(sample)
+            loss, sample_size, logged, logits = criterion.with_logits(model, batch)
+        if blank:
+            nothing = {key: value * 0 for key, value in logged.items()}
+            return loss * 0, sample_size * 0, {**nothing, "listed": len(sample["skipped"])}
+        self.scored_clips += sample["clips"]
+        self.scores.append(logits.float().cpu())
+        return loss, sample_size, logged
+
+    @reports_user_errors
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Log the loss and, with the last batch of a split that is validated, the metrics over all of it.
+
+        The number of clips seen so far is summed over all processes, so all of them come here with the same batch.
+        """
+        super().reduce_metrics(logging_outputs, criterion)
+        if not self.validated:
+            return
+        self.listed += int(sum(log["listed"] for log in logging_outputs))
+        if self.listed >= len(self.datasets[self.validated]):
+            self.log_metrics(self.validated)
+            self.forget_scores()
+
+    def log_metrics(self, split: str) -> None:
+        """Gather every process's logits and log the metrics of the split."""
+        dataset = self.datasets[split]
+        logits = torch.cat(self.scores) if self.scores else torch.zeros(0, dataset.classes)
+        clips = gather_rows(torch.tensor(self.scored_clips, dtype=torch.int64, device=self.device)).cpu().numpy()
+        scores = gather_rows(logits.to(self.device)).cpu().numpy()
+        clips, first = np.unique(clips, return_index=True)
+        targets = dataset.targets(clips)
+        result: MultiLabelMetrics | SingleLabelMetrics
+        if self.cfg.labels == "multi":
+            result = multi_label_metrics(scores[first], targets)
+        else:
+            result = single_label_metrics(scores[first], targets.argmax(axis=1))
+        for name in LOGGED[self.cfg.labels]:
+            metrics.log_scalar(name, getattr(result, name), priority=5, round=None)
+        if result.without_positives and split not in self.named:
+            self.named.add(split)
+            names = ", ".join(self.descriptors[index].display for index in result.without_positives)
+            logger.info(
+                f"{split}: {len(result.without_positives)} of {dataset.classes} classes have no clip and are left out "
+                f"of the means: {names}"
+            )
+
+    @reports_user_errors
+    def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
+        """Stop where validation ended before the whole split was seen. Raises ConfigError."""
+        if self.validated:
+            raise ConfigError(
+                f"validation saw {self.listed} of the {len(self.datasets[self.validated])} clips of {self.validated}, "
+                "so its metrics are unknown; leave dataset.max_valid_steps null."
+            )

@@ -1,0 +1,263 @@
+"""What tasks over clips of audio share: manifests, batches with filterbanks, skipped clips, a few log lines."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.optim.amp_optimizer import AMPOptimizer
+from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
+from fairseq.tasks import FairseqTask
+from omegaconf import II
+
+from ..data.clips import batch_filterbank
+from ..data.manifest import Manifest
+from ..data.normalization import read_normalization
+from ..data.skipping import SkipLog
+from ..errors import ConfigError
+from ..network.front_end import FrontEnd
+from ..network.settings import MEL_BINS
+from ..progress import Pace
+from .fairseq_clips import FairseqClips
+from .fairseq_support import describe_device, record, reports_user_errors
+from .survival.numbers import NonfiniteUpdates
+from .survival.stopping import stop
+
+logger = logging.getLogger("EAT")
+
+SCALER_PLACE = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
+"""Where float16's loss scaler is in the run: when it scales up next depends on these."""
+
+
+@dataclass
+class ClipTaskConfig(FairseqDataclass):
+    """What every task over clips of audio is told."""
+
+    data: str = field(default="", metadata={"help": "folder of the manifests {split}.tsv"})
+    target_length: int = field(
+        default=1024, metadata={"help": "filterbank frames of 10 ms that clips are padded or cut to; a multiple of 16"}
+    )
+    norm_mean: float | None = field(
+        default=None,
+        metadata={
+            "help": "mean of the training set's filterbank; null: what normalization.json in the data folder says"
+        },
+    )
+    norm_std: float | None = field(default=None, metadata={"help": "its standard deviation"})
+    crop: str = field(default="start", metadata={"help": "what is kept of longer clips: 'start' or 'random'"})
+    front_end: str = field(
+        default="device",
+        metadata={"help": "where filterbanks are computed: batched on the training 'device', or by the 'workers'"},
+    )
+    max_skipped: float = field(
+        default=0.01, metadata={"help": "stop when more than this share of the clips could not be read"}
+    )
+    read_timeout: float = field(
+        default=60.0, metadata={"help": "seconds after which a clip that is still being read is given up; 0: never"}
+    )
+    allow_outside_root: bool = field(
+        default=False, metadata={"help": "whether clips may lie outside the manifest's root folder, as by links"}
+    )
+    process_timeout: float = field(
+        default=1800.0, metadata={"help": "seconds that a process waits for the others before the run ends"}
+    )
+    max_nonfinite: int = field(
+        default=10, metadata={"help": "stop when so many updates in a row had gradients that are not finite"}
+    )
+    rebuild_batches: bool = field(default=True, metadata={"help": "put clips into new batches every epoch"})
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+    max_update: int = II("optimization.max_update")
+    log_format: str | None = II("common.log_format")
+    cpu: bool = II("common.cpu")
+    bf16: bool = II("common.bf16")
+    fp16: bool = II("common.fp16")
+
+
+class ClipTask(FairseqTask):
+    """Loads manifests, and turns batches of clips into filterbanks on the device."""
+
+    cfg: ClipTaskConfig
+
+    @classmethod
+    def setup_task(cls, cfg: ClipTaskConfig, **kwargs: Any) -> ClipTask:
+        """Set up the task; that fairseq does so for a checkpoint (``from_checkpoint``) makes no difference."""
+        return cls(cfg)
+
+    @reports_user_errors
+    def __init__(self, cfg: ClipTaskConfig) -> None:
+        super().__init__(cfg)
+        mean, std = cfg.norm_mean, cfg.norm_std
+        if mean is None and std is None:
+            mean, std = read_normalization(cfg.data)
+            record(cfg, "task", norm_mean=mean, norm_std=std)
+        if mean is None or std is None:
+            raise ConfigError("only one of task.norm_mean and task.norm_std is set; set both, or neither.")
+        self.front_end = FrontEnd(cfg.target_length, mean, std)
+        self.skip_logs: dict[str, SkipLog] = {}
+        self.nonfinite = NonfiniteUpdates(cfg.max_nonfinite)
+        self.pace = Pace()
+        self.told_to_stop = False
+        self.scaler: Any = None
+        self.restored_scaler: dict[str, Any] = {}
+        if not 0.0 <= cfg.max_skipped <= 1.0:
+            raise ConfigError(f"task.max_skipped is {cfg.max_skipped}; it is a share and must lie in [0, 1].")
+
+    @reports_user_errors
+    def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
+        """Load ``{data}/{split}.tsv``. Called again on resuming; a split that is loaded already stays."""
+        if split in self.datasets:
+            return
+        if not self.cfg.data:
+            raise ConfigError("task.data is not set; give the folder that holds the manifests, task.data=FOLDER.")
+        self.datasets[split] = self.build_dataset(split, self.read_manifest(split))
+        logger.info(f"{split}: {len(self.datasets[split]):,} clips listed in {self.cfg.data}/{split}.tsv")
+
+    def read_manifest(self, split: str) -> Manifest:
+        """The manifest of one split."""
+        return Manifest(f"{self.cfg.data}/{split}.tsv", self.cfg.allow_outside_root or None)
+
+    def build_dataset(self, split: str, manifest: Manifest) -> FairseqClips:
+        """The data set of one split."""
+        return FairseqClips(
+            manifest, self.front_end, self.cfg.crop, self.cfg.front_end, self.cfg.seed, self.cfg.read_timeout
+        )
+
+    @reports_user_errors
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
+        """Build the model and say how large it is."""
+        model = super().build_model(cfg, from_checkpoint)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        logger.info(
+            f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, on {describe_device(self.cfg.cpu)}, "
+            f"{self.precision()}"
+        )
+        return model
+
+    def precision(self) -> str:
+        """What the student computes in, in words."""
+        if self.cfg.bf16 or self.cfg.fp16:
+            return f"{'bfloat16' if self.cfg.bf16 else 'float16'} with float32 averages and optimiser"
+        return "float32"
+
+    @reports_user_errors
+    def get_batch_iterator(self, dataset: FairseqClips, *args: Any, **kwargs: Any) -> Any:
+        """Fairseq's iterator over batches; in training there must be one for every device."""
+        devices, batch_size = kwargs.get("num_shards", 1), kwargs.get("max_sentences") or 1
+        training = dataset is self.datasets.get(self.cfg.train_subset)
+        if training and len(dataset) <= (devices - 1) * batch_size:
+            raise ConfigError(
+                f"{dataset.manifest.path} lists {len(dataset)} clips, too few for each of {devices} devices to get a "
+                f"batch when dataset.batch_size is {batch_size}; lower the batch size or use fewer devices."
+            )
+        return super().get_batch_iterator(dataset, *args, **kwargs)
+
+    def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A batch with its filterbank, on the device."""
+        return {**sample, "filterbank": batch_filterbank(sample, self.front_end)}
+
+    def blank_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A batch of one silent clip in place of one whose every clip was skipped.
+
+        It keeps this device in step with the others and counts for nothing.
+        """
+        silence = torch.zeros(1, 1, self.cfg.target_length, MEL_BINS, device=self.device)
+        return {**sample, "clips": [0], "filterbank": silence}
+
+    def watch_skipped(self, split: str, sample: dict[str, Any]) -> None:
+        """Log clips that could not be read, each once. Raises TrainingError when they pass ``max_skipped``."""
+        if sample["skipped"]:
+            dataset = self.datasets[split]
+            log = self.skip_logs.setdefault(split, SkipLog(len(dataset), self.cfg.max_skipped))
+            log.record(sample["skipped"])
+
+    @reports_user_errors
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
+        """Forward and backward for one batch."""
+        self.watch_skipped(self.cfg.train_subset, sample)
+        self.follow_scaler(optimizer)
+        model.train()
+        model.set_num_updates(update_num)
+        self.device = next(model.parameters()).device
+        blank = not sample["clips"]
+        batch = self.blank_batch(sample) if blank else self.prepare_batch(sample)
+        with torch.autocast(self.device.type, enabled=isinstance(optimizer, AMPOptimizer)):
+            loss, sample_size, logging_output = criterion(model, batch)
+        if blank:
+            sample_size, logging_output = sample_size * 0, {key: value * 0 for key, value in logging_output.items()}
+        if ignore_grad or blank:
+            loss = loss * 0
+        # A loss that is not finite must not count even where its gradients are: 1, or NaN.
+        optimizer.backward(loss * (1 + (loss - loss).detach()))
+        return loss, sample_size, {**logging_output, "told_to_stop": float(bool(stop))}
+
+    def optimizer_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
+        """Update the parameters, unless the gradients are not finite."""
+        if not self.nonfinite.skip:
+            optimizer.step()
+            self.after_step(optimizer, model, update_num)
+        elif isinstance(optimizer, AMPOptimizer):
+            optimizer.step()  # lowers its loss scale, and leaves the parameters as they are by itself
+        sentence = self.pace.after_update(update_num + 1, self.cfg.max_update)
+        if sentence:
+            logger.info(sentence)
+
+    def after_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
+        """What follows an update of the parameters."""
+
+    def follow_scaler(self, optimizer: Any) -> None:
+        """Give float16's loss scaler back its place in the run; fairseq's checkpoints have no more than its scale."""
+        self.scaler = getattr(optimizer, "scaler", None)
+        if self.restored_scaler and isinstance(self.scaler, DynamicLossScaler):
+            vars(self.scaler).update(self.restored_scaler)
+        self.restored_scaler = {}
+
+    def get_checkpoint_dict(self) -> dict[str, dict[str, Any]]:
+        """What fairseq keeps for this task in checkpoints, under its name."""
+        scaler = vars(self.scaler) if isinstance(self.scaler, DynamicLossScaler) else {}
+        place = {name: value for name, value in scaler.items() if name in SCALER_PLACE}
+        return {type(self).__name__: {"nonfinite": self.nonfinite.state_dict(), "scaler": place}}
+
+    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_checkpoint_dict` gave."""
+        self.nonfinite.load_state_dict(state["nonfinite"])
+        self.restored_scaler = dict(state["scaler"])
+
+    @reports_user_errors
+    def valid_step(
+        self, sample: dict[str, Any], model: Any, criterion: Any
+    ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
+        """Forward for one batch."""
+        model.eval()
+        with torch.no_grad():
+            return criterion(model, self.prepare_batch(sample))
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Log clips per second beside what the criterion logs."""
+        clips = sum(log.get("nsentences", 0) for log in logging_outputs)
+        metrics.log_speed("clips_per_s", clips, priority=90, round=2)
+        metrics.log_scalar("bsz", clips, priority=190, round=1)
+        metrics.log_scalar("nonfinite", self.nonfinite.total, weight=0, priority=800)
+        self.told_to_stop |= bool(sum(log.get("told_to_stop", 0.0) for log in logging_outputs) > 0)
+        if self.nonfinite.skip:
+            self.nonfinite.skip = False
+            metrics.log_scalar("loss", float("nan"), weight=0)  # shown only where nothing else was logged
+            return
+        # In full for machines, short for people.
+        criterion.reduce_metrics(logging_outputs, decimals=None if self.cfg.log_format == "json" else 5)
+
+    def max_positions(self) -> None:
+        """Clips are cut to ``target_length``; none is too long."""
+        return None

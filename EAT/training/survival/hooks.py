@@ -1,0 +1,298 @@
+"""Wrappers around fairseq's trainer and training loop. Each says what would happen without it.
+
+They take effect in processes that the command line started for training, and only for tasks of this package.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fairseq import checkpoint_utils
+from fairseq.distributed.utils import _TensorPlaceholder
+from fairseq.file_io import PathManager
+from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
+
+from ...errors import CheckpointError, TrainingError
+from ..fairseq_support import reports_user_errors
+from . import checkpoints
+from .stopping import STOPPED, end_reading_processes, stop
+
+logger = logging.getLogger("EAT")
+
+RETRY_SECONDS = 60.0
+"""After a checkpoint could not be written, training goes on for so long before the next attempt."""
+FINAL_ATTEMPTS, FINAL_PAUSE = 5, 10.0
+"""How often the last checkpoint of a run is tried again before the run gives up, and the seconds in between."""
+
+
+class _Saving:
+    """Whether the newest attempt to save failed, and when."""
+
+    failed_at: float | None = None
+
+
+def install() -> None:
+    """Put the wrappers in place, once."""
+    # No pickle runs, whatever the environment says: neither from checkpoints nor from anything else fairseq loads.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    # A number under a name: what stands for tensors in what fairseq's processes send each other.
+    torch.serialization.add_safe_globals([_TensorPlaceholder])
+    entry = sys.modules.get("fairseq_cli.train")
+    if entry is None or hasattr(Trainer.load_checkpoint, "__wrapped__"):
+        return
+    for owner, name, wrap in (
+        (checkpoint_utils, "torch_persistent_save", _written_whole),
+        (checkpoint_utils, "save_checkpoint", _survives_failure),
+        (checkpoint_utils, "load_checkpoint_to_cpu", _with_plain_settings),
+        (Trainer, "load_checkpoint", _falls_back),
+        (Trainer, "clip_grad_norm", _skips_nonfinite),
+        (entry, "validate_and_save", _stops_when_told),
+        (entry, "train", _names_the_cause),
+    ):
+        setattr(owner, name, wrap(getattr(owner, name)))
+    PathManager.copy = staticmethod(_copied_whole(PathManager.copy))  # type: ignore[method-assign]
+    stop.install()
+    atexit.register(end_reading_processes)
+
+
+def _written_whole(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without it, fairseq renames a file that may not be on the disk yet and never looks whether it can be read."""
+
+    @functools.wraps(original)
+    def save(obj: Any, filename: str, async_write: bool = False) -> None:
+        if async_write or PathManager.path_requires_pathmanager(filename):
+            original(obj, filename, async_write=async_write)
+        elif os.path.basename(filename) == "crash.pt":
+            # Written while another error is on its way to the user, which must not be hidden by this one.
+            try:
+                checkpoints.save(obj, filename)
+            except CheckpointError as error:
+                logger.error(str(error))
+        else:
+            checkpoints.save(obj, filename)
+
+    return save
+
+
+def _copied_whole(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without it, a run that is killed while fairseq copies leaves half a ``checkpoint_last.pt``."""
+
+    @functools.wraps(original)
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+        if not dst_path.endswith(".pt") or PathManager.path_requires_pathmanager(dst_path):
+            return original(src_path, dst_path, overwrite=overwrite)
+        checkpoints.copy(src_path, dst_path)
+        return True
+
+    return copy
+
+
+def _survives_failure(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without it, a full disk ends the run in the middle of an epoch, with all since the last checkpoint lost."""
+
+    @functools.wraps(original)
+    def save(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> Any:
+        try:
+            path = original(cfg, trainer, epoch_itr, val_loss)
+        except (CheckpointError, OSError) as error:
+            _Saving.failed_at = time.monotonic()
+            logger.error(
+                f"no checkpoint after {trainer.get_num_updates()} updates: {error} The run goes on, and tries again "
+                f"in {RETRY_SECONDS:g} s or when the next one is due."
+            )
+            return None
+        if path is not None:
+            _Saving.failed_at = None
+        return path
+
+    return save
+
+
+def _falls_back(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without it, a checkpoint that was damaged ends in a traceback, or in weights with a flipped bit.
+
+    fairseq reads the file in the first process alone and sends it to the others, so only that one may choose.
+    """
+
+    @functools.wraps(original)
+    @reports_user_errors
+    def load(self: Trainer, filename: str, *args: Any, **kwargs: Any) -> Any:
+        _limit_waiting(getattr(self.task.cfg, "process_timeout", 0.0))
+        if self.data_parallel_rank == 0 and os.path.isfile(filename):
+            filename = checkpoints.newest_good(filename)
+        try:
+            return original(self, filename, *args, **kwargs)
+        except Exception as error:
+            _blame_another_rank(error, "while it read the checkpoint")
+            if type(error) not in (AssertionError, Exception):  # what fairseq raises for what does not fit
+                raise
+            cause = " ".join(str(error.__context__ or error).split())[:300]
+            raise CheckpointError(
+                f"training cannot go on from {filename}: it does not fit these settings ({cause}). Use the settings it "
+                "was written with, or give another folder as checkpoint.save_dir."
+            ) from None
+
+    return load
+
+
+def _limit_waiting(seconds: float) -> None:
+    """Let no process wait longer for the others. The group was made before this package was imported."""
+    if seconds > 0 and dist.is_initialized():
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds))
+
+
+def _with_plain_settings(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without it, no run of several processes could be resumed.
+
+    The first process sends what it read to the others, who refuse to unpickle the settings' class.
+    """
+
+    @functools.wraps(original)
+    def load(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = original(*args, **kwargs)
+        if OmegaConf.is_config(state.get("cfg")):
+            state["cfg"] = OmegaConf.to_container(state["cfg"])
+        return state
+
+    return load
+
+
+def _skips_nonfinite(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without it, fairseq raises FloatingPointError, saves the broken state and ends, or, after an overflow in
+    float16, asks for a GPU that may not be there.
+
+    Told that the norm is 0, the trainer counts the update; the task then makes none.
+    """
+
+    @functools.wraps(original)
+    @reports_user_errors
+    def clip(self: Trainer, clip_norm: float) -> Any:
+        watch = getattr(self.task, "nonfinite", None)
+        if watch is None:
+            return original(self, clip_norm)
+        scaler = getattr(self.optimizer, "scaler", None)
+        try:
+            norm = original(self, clip_norm)
+        except OverflowError:
+            norm = None
+        except FloatingPointError as error:
+            raise TrainingError(str(error)) from None
+        if norm is not None and bool(torch.isfinite(norm).all()):
+            watch.passed()
+            return norm
+        scale = getattr(scaler, "loss_scale", None) if scaler is not None else None
+        if scaler is not None and scale is None:
+            scale = scaler.get_scale()
+        watch.failed(self.get_num_updates() + 1, scale)
+        return torch.zeros((), device=self.device)
+
+    return clip
+
+
+def _stops_when_told(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without it, SIGTERM loses all since the last checkpoint, and one that failed is not tried again in between.
+
+    That a process was told travels to the others with the statistics of the update, so all stop after the same one.
+    """
+
+    @functools.wraps(original)
+    def validate_and_save(
+        cfg: Any, trainer: Any, task: Any, epoch_itr: Any, valid_subsets: Any, end_of_epoch: bool
+    ) -> Any:
+        finished = trainer.get_num_updates() >= (cfg.optimization.max_update or float("inf"))
+        if getattr(task, "told_to_stop", False) and not finished:
+            _save_and_leave(cfg, trainer, epoch_itr)
+        result = original(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
+        last = result[1] or (end_of_epoch and epoch_itr.epoch >= (cfg.optimization.max_epoch or float("inf")))
+        if _Saving.failed_at is not None:
+            if last:
+                _save_at_last(cfg, trainer, epoch_itr, result[0][0])
+            elif time.monotonic() - _Saving.failed_at > RETRY_SECONDS:
+                checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
+        return result
+
+    return validate_and_save
+
+
+def _save_and_leave(cfg: Any, trainer: Any, epoch_itr: Any) -> None:
+    """Save, wait for the process that writes, and end with status 75."""
+    checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
+    saved = "its last checkpoint stays" if _Saving.failed_at is not None or cfg.checkpoint.no_save else "it is saved"
+    if dist.is_initialized():
+        dist.barrier()
+    logger.warning(
+        f"the run was told to stop; {saved}, {cfg.checkpoint.save_dir}, after {trainer.get_num_updates()} updates. "
+        f"The same command goes on from there. Exit status {STOPPED}."
+    )
+    raise SystemExit(STOPPED)
+
+
+@reports_user_errors
+def _save_at_last(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> None:
+    """Try again and again to save the end of the run."""
+    for _ in range(FINAL_ATTEMPTS):
+        time.sleep(FINAL_PAUSE)
+        checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, val_loss)
+        if _Saving.failed_at is None:
+            return
+    raise CheckpointError(
+        f"the run's end could not be saved in {cfg.checkpoint.save_dir}; make room there and run the same command "
+        "again, which goes on from the last checkpoint."
+    )
+
+
+def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without it, the death of a reading process or of another rank is a traceback that names neither file nor rank."""
+
+    @functools.wraps(original)
+    @reports_user_errors
+    def train(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
+        try:
+            return original(cfg, trainer, task, epoch_itr)
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # The last two: the process died while it was handing over a batch.
+            if "DataLoader worker" in str(error) or not isinstance(error, RuntimeError):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or the data loader raises once more, in here
+                blamed = task.datasets[task.cfg.train_subset].blame(str(error))
+                end_reading_processes()
+                raise TrainingError(blamed) from None
+            _blame_another_rank(error, f"after {trainer.get_num_updates()} updates")
+            raise
+        except KeyboardInterrupt:
+            if multiprocessing.parent_process() is not None:
+                raise  # the process that started this one deals with it
+            logger.info(
+                f"stopped by Ctrl-C after {trainer.get_num_updates()} updates; the same command goes on from the last "
+                f"checkpoint in {cfg.checkpoint.save_dir} (SIGTERM instead saves before it stops)."
+            )
+            end_reading_processes()
+            raise SystemExit(130) from None
+
+    return train
+
+
+def _blame_another_rank(error: Exception, when: str) -> None:
+    """Raise TrainingError where an error says that another process is gone."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "gloo", "NCCL")
+    if not dist.is_initialized() or not isinstance(error, RuntimeError):
+        return
+    if isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs):
+        raise TrainingError(
+            f"process {dist.get_rank()} of {dist.get_world_size()} lost touch with another one {when} "
+            f"({str(error).splitlines()[0][:200]}); what ended that one is in its own log. The same command goes on "
+            "from the last checkpoint."
+        ) from None

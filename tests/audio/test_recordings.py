@@ -1,0 +1,103 @@
+"""Reading: every format, rate, channel count and container; parts of long files; and what cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from EAT.audio.recordings import read_audio
+from EAT.data.manifest import Manifest
+from EAT.errors import DataError
+
+from ..recordings import FORMATS, at_rate, write_mixed_manifest
+
+
+def similarity(a: torch.Tensor, b: torch.Tensor) -> float:
+    length = min(len(a), len(b))
+    return torch.cosine_similarity(a[:length], b[:length], dim=0).item()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_formats(clips: list[Path], tmp_path: Path, suffix: str, channels: int) -> None:
+    kind, subtype, rate = FORMATS[suffix]
+    clip = next(c for c in clips if c.stem == "loop_amen")
+    samples = at_rate(clip, rate, channels)
+    soundfile.write(tmp_path / f"clip.{suffix}", samples, rate, format=kind, subtype=subtype)
+    original = read_audio(str(clip))
+    read = read_audio(str(tmp_path / f"clip.{suffix}"))
+    assert read.dtype == torch.float32 and read.ndim == 1
+    assert abs(len(read) - len(original)) <= (2500 if suffix == "mp3" else 2)
+    if suffix == "mp3":  # the encoder's delay shifts the clip
+        assert read.norm().item() == pytest.approx((1.0 if channels == 1 else 0.75) * original.norm().item(), rel=0.05)
+    else:
+        assert similarity(read, original) > (0.998 if suffix in ("wav", "flac", "aiff") else 0.95)
+        loudness = 1.0 if channels == 1 else 0.75  # the mean of a channel and its half
+        assert (read.norm() / original.norm()).item() == pytest.approx(loudness, rel=0.1)
+
+
+def test_containers_hold_the_same_clip(clips: list[Path], tmp_path: Path) -> None:
+    write_mixed_manifest(tmp_path, clips[:12])
+    manifest = Manifest(tmp_path / "train.tsv")
+    names = [manifest.name(index) for index in range(len(manifest))]
+    for index in range(4):
+        original = read_audio(str(clips[index]))
+        packed = read_audio(manifest.source(names.index(f"pack.h5/{clips[index].stem}")))
+        zipped = read_audio(manifest.source(len(names) - 4 + index))
+        assert similarity(packed, original) > 0.999
+        assert torch.equal(zipped, original)
+    slow = read_audio(manifest.source(names.index(f"pack.h5/{clips[4].stem}")))
+    assert abs(len(slow) - len(read_audio(str(clips[4])))) <= 2
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 8000, 48000, 22050, 11025])
+def test_a_part_equals_the_same_part_of_the_whole(tmp_path: Path, rate: int) -> None:
+    samples = np.random.default_rng(0).normal(size=rate * 3) * 0.1
+    soundfile.write(tmp_path / "long.wav", samples, rate, subtype="FLOAT")
+    whole = read_audio(str(tmp_path / "long.wav"))
+    assert torch.equal(read_audio(str(tmp_path / "long.wav"), max_samples=10**9), whole)
+    start = read_audio(str(tmp_path / "long.wav"), max_samples=16000)
+    torch.testing.assert_close(start, whole[:16000], rtol=0, atol=1e-6)
+    end = read_audio(str(tmp_path / "long.wav"), max_samples=16000, position=1.0)
+    torch.testing.assert_close(end, whole[-16000:], rtol=0, atol=1e-6)
+    middle = read_audio(str(tmp_path / "long.wav"), max_samples=16000, position=0.4321)
+    first = int(0.4321 * (len(whole) - 16000))
+    torch.testing.assert_close(middle, whole[first : first + 16000], rtol=0, atol=1e-6)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("hello")
+    (tmp_path / "folder.wav").mkdir()
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    soundfile.write(tmp_path / "nan.wav", np.full(4000, np.nan), 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "slow.wav", np.zeros(4000), 100)
+    cases = {
+        "text.wav": "not audio that libsndfile can read",
+        "folder.wav": "is a folder",
+        "gone.wav": "does not exist",
+        "empty.wav": "holds 0 samples",
+        "nan.wav": "NaN or infinite",
+        "slow.wav": "claims 100 Hz",
+        "gone.zip:0:10": "cannot be read",
+        "gone.h5/key": "cannot be opened",
+    }
+    for name, reason in cases.items():
+        with pytest.raises(DataError, match=reason) as caught:
+            read_audio(str(tmp_path / name))
+        assert name.split(":")[0].split("/")[0] in str(caught.value)
+
+
+def test_an_hdf5_pack_without_the_clip(clips: list[Path], tmp_path: Path) -> None:
+    write_mixed_manifest(tmp_path, clips[:5])
+    with pytest.raises(DataError, match="holds no data set 'nothing'"):
+        read_audio(str(tmp_path / "audio files" / "pack.h5/nothing"))
+
+
+def test_every_committed_clip_is_read(clips: list[Path]) -> None:
+    assert len(clips) == 124
+    for clip in clips:
+        assert len(read_audio(str(clip))) == soundfile.info(clip).frames

@@ -1,0 +1,99 @@
+"""The doctor finds what is there, and what is wrong."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import EAT
+from EAT.__main__ import COMMANDS
+from EAT.commands.doctor import main, self_check
+from EAT.commands.doctor_machine import EXTRAS, matrix_rate, precisions
+from EAT.network import front_end, masking
+from EAT.network.pretraining import Pretraining
+from EAT.network.settings import MaskConfig
+
+from ..conftest import ROOT
+
+CPU = torch.device("cpu")
+
+
+def test_a_sound_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        rf"EAT +{re.escape(EAT.__version__)}",
+        rf"torch +{re.escape(torch.__version__.split('+')[0])}",
+        r"cores +\d+ usable",
+        r"float32 +[\d.]+ TFLOP/s",
+        r"bfloat16 +[\d.]+ TFLOP/s, [\d.]+ x float32",
+        r"readable +wav, flac, ogg, opus, mp3, aiff",
+        r"masks +ok +each of 48 keeps 102 of 512 patches",
+        r"EAT works here\.",
+    ):
+        assert re.search(line, out), line
+    assert "FAILED" not in out
+
+
+@pytest.mark.parametrize("check", ["front end", "masks", "network"])
+def test_faults_are_found(check: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    if check == "front end":  # mel bins upside down
+        weights = front_end._mel_weights(CPU).flip(1)
+        monkeypatch.setattr(front_end, "_mel_weights", lambda device: weights)
+    elif check == "masks":  # a few patches more than asked for
+        monkeypatch.setattr(
+            "EAT.commands.doctor_checks.inverse_block_masks",
+            lambda config, *rest, **named: masking.inverse_block_masks(MaskConfig(0.79), *rest, **named),
+        )
+    else:  # a parameter that nothing uses
+        original = Pretraining.__init__
+
+        def extended(self: Pretraining, config: object) -> None:
+            original(self, config)  # type: ignore[arg-type]
+            self.unused = torch.nn.Parameter(torch.zeros(1))
+
+        monkeypatch.setattr(Pretraining, "__init__", extended)
+    failed = self_check(CPU)
+    assert check in failed and "audio" not in failed
+    assert re.search(rf"{check} +FAILED +CheckError: ", capsys.readouterr().out)
+
+
+def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--device", "tpu9"]) == 2
+    assert capsys.readouterr().err.startswith("error: --device tpu9 cannot be used")
+
+
+def test_rates_are_those_of_products() -> None:
+    rate = matrix_rate(CPU, torch.float32, size=64, seconds=0.01)
+    assert 1e6 < rate < 1e15
+    assert [name for name, _ in precisions(CPU)] == ["float32", "bfloat16", "float16"]
+
+
+def test_extras_are_those_of_the_installation() -> None:
+    """setup.py must not import the package, so the list stands in both."""
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    assigned = next(n for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "EXTRAS")
+    wanted = {
+        extra: {re.match(r"[\w.-]+", need)[0] for need in needs}  # type: ignore[index]
+        for extra, needs in ast.literal_eval(assigned.value).items()
+    }
+    assert {extra.name: set(extra.packages) for extra in EXTRAS} == wanted
+
+
+def test_the_overview_names_every_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "EAT"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    mains = {f"EAT.{path.parent.name}" for path in (ROOT / "EAT").glob("*/__main__.py")}
+    mains |= {
+        f"EAT.{path.stem}" for path in Path(ROOT / "EAT").glob("*.py") if '__name__ == "__main__"' in path.read_text()
+    }
+    assert set(COMMANDS) == mains - {"EAT.__main__"}
+    assert all(f"python -m {command} " in done.stdout for command in COMMANDS)
+    done = subprocess.run([sys.executable, "-m", "EAT", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"EAT {EAT.__version__}\n"

@@ -1,0 +1,188 @@
+"""Predictions as users ask for them: the real command, on real clips and a real minute."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import EAT
+from EAT.audio.recordings import read_audio
+from EAT.commands.predict import main
+from EAT.commands.prediction_text import audacity, clock, table
+from EAT.data.labels import read_descriptors
+from EAT.inference.prediction import Prediction
+from EAT.inference.windows import ScoredWindow, score_recording
+from EAT.pictures.prediction import spectrogram
+
+from ..conftest import CONFORMANCE, ROOT
+
+CHECKPOINT = str(CONFORMANCE / "official_finetune.pt")
+NAMES = ["Ambience", "Bass", "Drum", "Electronic", "Tabla", "Loop, breakbeat"]
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    path = tmp_path_factory.mktemp("labels") / "label_descriptors.csv"
+    rows = [f'{index},/m/{index},"{name}"' for index, name in enumerate(NAMES)]
+    path.write_text("\n".join(["index,mid,display_name", *rows]) + "\n")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def minute(tmp_path_factory, clips):
+    path = tmp_path_factory.mktemp("minute") / "minute.wav"
+    wave = torch.cat([read_audio(str(clip)) for clip in clips])[: 60 * 16000]
+    soundfile.write(path, wave.numpy(), 16000, subtype="FLOAT")
+    return str(path)
+
+
+def predict(labels, *arguments):
+    return main(["--checkpoint", CHECKPOINT, "--labels", labels, "--device", "cpu", *map(str, arguments)])
+
+
+@torch.inference_mode()
+def expected_scores(clip):
+    return EAT.load(CHECKPOINT).scores(read_audio(str(clip))).numpy()
+
+
+def test_json_and_csv_agree_with_the_model(labels, clips, capsys):
+    sources = ["--source", *clips[:5]]
+    assert predict(labels, *sources, "--format", "json", "--top-k", 6) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert predict(labels, *sources, "--format", "csv", "--top-k", 2) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [record["source"] for record in records] == [str(clip) for clip in clips[:5]]
+    for number, (record, clip) in enumerate(zip(records, clips, strict=False)):
+        scores = expected_scores(clip)
+        assert [entry["index"] for entry in record["top"]] == list(np.argsort(-scores))
+        for entry in record["top"]:
+            assert entry["score"] == pytest.approx(scores[entry["index"]], abs=1e-5)
+            assert (entry["label"], entry["name"]) == (f"/m/{entry['index']}", NAMES[entry["index"]])
+        for rank in range(2):
+            row = rows[2 * number + rank]
+            assert (row["source"], row["rank"]) == (str(clip), str(rank + 1))
+            assert (row["name"], float(row["score"])) == (record["top"][rank]["name"], record["top"][rank]["score"])
+
+
+def test_a_table_for_people_and_a_bad_file(labels, clips, tmp_path):
+    (tmp_path / "bad.wav").write_text("no audio")
+    command = [sys.executable, "-m", "EAT.predict", "--checkpoint", CHECKPOINT, "--labels", labels, "--top-k", "2"]
+    sources = ["--source", str(clips[0]), str(tmp_path / "bad.wav"), str(clips[1])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command + sources, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert run.returncode == 1
+    assert run.stderr.count("\n") == 1 and "bad.wav is not audio" in run.stderr
+    blocks = run.stdout.strip().split("\n\n")
+    assert [block.split("  ")[0] for block in blocks] == [str(clips[0]), str(clips[1])]
+    best = int(expected_scores(clips[0]).argmax())
+    assert blocks[0].splitlines()[1].split()[:3] == ["1", f"{expected_scores(clips[0])[best]:.3f}", NAMES[best]]
+
+
+@torch.inference_mode()
+def test_a_long_recording_gets_a_timeline(labels, minute, capsys):
+    assert predict(labels, "--source", minute, "--format", "json", "--window", 512, "--hop", 512) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    windows = list(score_recording(EAT.load(CHECKPOINT), minute, 512, 512))
+    assert [(part["start"], part["end"]) for part in record["timeline"]] == [(w.start, w.end) for w in windows]
+    for part, window in zip(record["timeline"], windows, strict=True):
+        assert part["top"][0]["index"] == int(window.scores.argmax())
+        assert part["top"][0]["score"] == pytest.approx(float(window.scores.max()), abs=1e-5)
+    mean = torch.stack([window.scores for window in windows]).mean(dim=0)
+    assert record["top"][0]["score"] == pytest.approx(float(mean.max()), abs=1e-5)
+    assert record["duration"] == 60.0
+    assert predict(labels, "--source", minute) == 0
+    assert f"{clock(0):>10} - {clock(10.24):<10}" in capsys.readouterr().out
+
+
+def timeline(*scores):
+    """Windows of 2 s every second, each standing for a second, with these scores of two classes."""
+    windows = [ScoredWindow(k, k + 2, (k, k + 1), torch.tensor(row)) for k, row in enumerate(scores)]
+    mean = torch.tensor(scores).mean(dim=0).numpy()
+    return Prediction("x.wav", float(len(scores)), mean, tuple(windows))
+
+
+def test_an_audacity_track_joins_neighbours():
+    labels = read_descriptors_of("a", "b")
+    prediction = timeline([0.9, 0.1], [0.8, 0.6], [0.2, 0.7], [0.55, 0.1])
+    assert audacity(prediction, labels, 2, 0.5) == (
+        "0.000000\t2.000000\ta 0.90\n1.000000\t3.000000\tb 0.70\n3.000000\t4.000000\ta 0.55\n"
+    )
+    assert audacity(prediction, labels, 1, 0.95) == ""
+
+
+def read_descriptors_of(*names):
+    from EAT.data.labels import Label
+
+    return [Label(index, name, name) for index, name in enumerate(names)]
+
+
+def test_names_cannot_steer_the_terminal():
+    shown = table(timeline([0.9, 0.1]), read_descriptors_of("\x1b[2Jevil", "b"), 2)
+    assert "\x1b" not in shown and "?[2Jevil" in shown
+
+
+def test_clock():
+    assert [clock(s) for s in (0, 59.96, 61.25, 3723.4)] == ["0:00.0", "1:00.0", "1:01.2", "1:02:03.4"]
+
+
+def test_activation_follows_the_checkpoint_or_the_flag(labels, clips, capsys, tmp_path):
+    state = torch.load(CHECKPOINT, weights_only=True)
+    state["cfg"]["model"]["esc50_eval"] = True
+    torch.save(state, tmp_path / "single.pt")
+    totals = []
+    for arguments in (["--checkpoint", tmp_path / "single.pt"], [], ["--activation", "softmax"]):
+        assert predict(labels, "--source", clips[0], "--format", "json", *arguments) == 0
+        totals.append(sum(entry["score"] for entry in json.loads(capsys.readouterr().out)[0]["top"]))
+    assert totals[0] == pytest.approx(1, abs=1e-4) and totals[2] == pytest.approx(1, abs=1e-4)
+    assert totals[1] > 1.5
+
+
+def test_a_label_track_and_a_file(labels, minute, tmp_path):
+    out = tmp_path / "track.txt"
+    assert predict(labels, "--source", minute, "--format", "audacity", "--threshold", 0.3, "--output", out) == 0
+    for line in out.read_text().splitlines():
+        start, end, name = line.split("\t")
+        assert 0 <= float(start) < float(end) <= 60 and name.rsplit(" ", 1)[0] in NAMES
+
+
+def test_pictures(labels, minute, clips, tmp_path):
+    import matplotlib.image
+
+    assert predict(labels, "--source", minute, "--picture", tmp_path / "minute.png", "--hop", 128) == 0
+    assert predict(labels, "--source", *clips[:2], "--picture", tmp_path / "both", "--output", tmp_path / "t.txt") == 0
+    pictures = [tmp_path / "minute.png", *(tmp_path / "both" / f"{clip.stem}.png" for clip in clips[:2])]
+    for picture in pictures:
+        image = matplotlib.image.imread(picture)
+        assert image.shape[0] > 500 and image.shape[1] > 1000
+        assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 100  # not a blank sheet
+    assert spectrogram(minute).shape == (128, 1500)  # 5 998 frames, four to a column
+
+
+def test_unusable_arguments(labels, clips, tmp_path, capsys):
+    (tmp_path / "five.csv").write_text("\n".join(f"{i},c{i}" for i in range(5)))
+    cases = [
+        (["--labels", tmp_path / "five.csv"], "5 classes"),
+        (["--labels", tmp_path / "none.csv"], "none.csv"),
+        (["--checkpoint", CONFORMANCE / "official_pretrain.pt"], "knows no classes"),
+        (["--top-k", 0], "--top-k"),
+        (["--format", "audacity", "--source", clips[0], clips[1]], "one recording"),
+        (["--picture", tmp_path / "none"], ".png"),
+        (["--picture", tmp_path / "a.xyz"], ".png"),
+        (["--window", 77], "window is 77"),
+        (["--output", tmp_path / "five.csv" / "x"], "cannot be written"),
+    ]
+    for arguments, what in cases:
+        assert predict(labels, "--source", clips[0], *arguments) == 2, arguments
+        assert what in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["five.csv"]
+
+
+def test_descriptors_are_read(labels):
+    assert [label.display for label in read_descriptors(labels)] == NAMES

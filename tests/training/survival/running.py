@@ -1,0 +1,100 @@
+"""Training runs that tests watch while they go on, and disturb."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ...conftest import ROOT
+from ...fairseq_runs import TINY, Run, arguments, environment
+
+SMALLEST = (
+    *TINY,
+    "model.embed_dim=16",
+    "model.num_heads=2",
+    "model.clone_batch=1",
+    "model.decoder_width=16",
+    "model.decoder_layers=1",
+    "task.target_length=64",
+    "dataset.batch_size=4",
+    "lr_scheduler.lr_period_updates=1000",
+)
+"""What makes an update as quick as it gets."""
+
+
+class LiveRun:
+    """A run of fairseq-hydra-train in a process group of its own, whose lines can be waited for."""
+
+    def __init__(self, *overrides: str, config: str = "pretraining_AS2M", preexec: Callable[[], Any] | None = None):
+        self.process = subprocess.Popen(
+            arguments(config, *overrides),
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            preexec_fn=preexec,
+        )
+        self.lines: list[str] = []
+        self._arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._arrived.put(line)
+        self._arrived.put(None)
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, pattern: str, timeout: float = 120) -> str:
+        """The next line that ``pattern`` is found in; fails when the run ends or the time is over before."""
+        end = time.monotonic() + timeout
+        while True:
+            line = self._arrived.get(timeout=max(0.01, end - time.monotonic()))
+            assert line is not None, f"ended before {pattern!r}: {self.output[-3000:]}"
+            self.lines.append(line)
+            if re.search(pattern, line):
+                return line
+
+    def wait_for_updates(self, count: int) -> None:
+        for _ in range(count):
+            self.wait_for(r"\[train_inner\]")
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to the run and all processes that it started."""
+        os.killpg(self.process.pid, number)
+
+    def finish(self, timeout: float = 120) -> Run:
+        """Wait for the run's end."""
+        end = time.monotonic() + timeout
+        try:
+            while (line := self._arrived.get(timeout=max(0.01, end - time.monotonic()))) is not None:
+                self.lines.append(line)
+            return Run(self.process.wait(timeout=max(0.01, end - time.monotonic())), self.output)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the run if it is still there."""
+        if self.process.poll() is None:
+            self.kill()
+            self.process.wait()
+
+
+def losses(output: str) -> dict[int, float]:
+    """The loss after each update that a log has whole; the last one, where a run was resumed and repeated some."""
+    found = re.findall(r"\[train_inner\]\[INFO\] - (\{.*\})\n", output)
+    lines = [json.loads(line) for line in found]
+    return {int(line["num_updates"]): float("nan" if line["loss"] is None else line["loss"]) for line in lines}

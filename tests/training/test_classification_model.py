@@ -1,0 +1,77 @@
+"""The classifier's learning rates and weight decay, tensor by tensor, and its frozen encoder."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from EAT.errors import ConfigError
+from EAT.network.settings import ClassificationSettings
+from EAT.training.adamw import EATAdamW, EATAdamWConfig
+from EAT.training.classification_model import EATClassificationModel, EATClassificationModelConfig
+
+
+def build(**settings) -> EATClassificationModel:
+    return EATClassificationModel.build_model(
+        OmegaConf.merge(OmegaConf.structured(EATClassificationModelConfig), settings)
+    )
+
+
+def test_rates_and_decay_of_every_tensor_of_the_base_model() -> None:
+    with torch.device("meta"):
+        model = build(num_classes=527, layer_decay=0.65)
+    config = OmegaConf.merge(OmegaConf.structured(EATAdamWConfig), {"lr": [5e-5], "weight_decay": 0.05})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", without_fused(torch.optim.AdamW))  # no fused kernel on meta tensors
+        optimizer = EATAdamW(config, model.parameters())
+    optimizer.set_lr(2e-5)
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    table = []
+    for name, parameter in model.named_parameters():
+        group = groups.pop(id(parameter))
+        block = re.match(r"encoder\.blocks\.(\d+)\.", name)
+        expected = 0.65 ** (12 - int(block[1])) if block else 1.0
+        assert group["lr"] == pytest.approx(2e-5 * expected, rel=1e-12), name
+        one_dimensional = len(parameter.shape) == 1 or name.endswith("bias")
+        assert group["weight_decay"] == (0.0 if one_dimensional else 0.05), name
+        table.append(f"{name:45s} lr x {group['lr_scale']:.6f}  decay {group['weight_decay']}")
+    assert not groups and len(table) == 5 + 12 * 12 + 4
+    print("\n".join(table))
+
+
+def without_fused(optimizer: type) -> type:
+    return lambda *args, fused, **kwargs: optimizer(*args, **kwargs)
+
+
+def test_a_frozen_encoder_neither_learns_nor_drops_paths() -> None:
+    model = build(num_classes=3, freeze_encoder=True, drop_path=0.5, embed_dim=32, depth=2, num_heads=2)
+    model.train()
+    filterbank = torch.randn(4, 1, 32, 128)
+    assert torch.equal(model(filterbank), model(filterbank))
+    model(filterbank).sum().backward()
+    learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert learning == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == learning
+
+
+def test_sizes_are_the_base_models_where_nothing_else_is_known() -> None:
+    config = ClassificationSettings(num_classes=527).config()
+    assert (config.encoder.embed_dim, config.encoder.depth, config.encoder.num_heads) == (768, 12, 12)
+    assert config.encoder.drop_path == 0.1 and config.pooling == "cls"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "num_classes is not set"),
+        ({"num_classes": 0}, "num_classes is 0"),
+        ({"num_classes": 3, "layer_decay": 0.0}, "layer_decay is 0"),
+        ({"num_classes": 3, "pooling": "max"}, "pooling is 'max'"),
+    ],
+)
+def test_settings_that_cannot_work(settings: dict, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        ClassificationSettings(**settings).config()
