@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from EAT.network.settings import FREQUENCY_PATCHES, PATCH_SIZE, PretrainingConfig, PretrainingSettings
+from EAT.network.settings import PretrainingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIZES: dict[str, dict[str, Any]] = {
@@ -39,36 +39,36 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def model_config(size: str, clones: int = 16, **settings: Any) -> PretrainingConfig:
+def model_settings(size: str, clones: int = 16, **settings: Any) -> PretrainingSettings:
     """The pre-training network of a named size."""
-    return PretrainingSettings(**{**SIZES[size], "clone_batch": clones, **settings}).config()
+    return PretrainingSettings(**{**SIZES[size], "clone_batch": clones, **settings})
 
 
-def encoder_work(config: PretrainingConfig, tokens: int) -> float:
+def encoder_work(settings: PretrainingSettings, tokens: int) -> float:
     """FLOP of one forward pass of ``tokens`` tokens through the blocks; a multiply-add counts as 2."""
-    dim, hidden = config.encoder.embed_dim, int(config.encoder.embed_dim * config.encoder.mlp_ratio)
+    dim, hidden = settings.embed_dim, int(settings.embed_dim * settings.mlp_ratio)
     per_token = 2 * dim * (4 * dim + 2 * hidden) + 4 * tokens * dim
-    return float(config.encoder.depth * tokens * per_token)
+    return float(settings.depth * tokens * per_token)
 
 
-def decoder_work(config: PretrainingConfig, patches: int) -> float:
+def decoder_work(settings: PretrainingSettings, patches: int) -> float:
     """FLOP of the decoder's forward pass for one clone, its last projection counted at every patch."""
-    dim, decoder = config.encoder.embed_dim, config.decoder
-    widths = [dim] + [decoder.width] * decoder.layers
-    convolutions = sum(
-        2 * after * before // decoder.groups * decoder.kernel**2 for before, after in itertools.pairwise(widths)
-    )
-    return float(patches * (convolutions + 2 * decoder.width * dim))
+    dim, width = settings.embed_dim, settings.decoder_width
+    widths = [dim] + [width] * settings.decoder_layers
+    kernel = settings.decoder_kernel**2
+    pairs = itertools.pairwise(widths)
+    convolutions = sum(2 * after * before // settings.decoder_groups * kernel for before, after in pairs)
+    return float(patches * (convolutions + 2 * width * dim))
 
 
-def step_work(config: PretrainingConfig, frames: int) -> float:
+def step_work(settings: PretrainingSettings, frames: int) -> float:
     """FLOP per clip of a training step: the teacher's forward, and three times the student's and the decoder's.
 
     Base, 16 clones, 1024 frames: 1 083 GFLOP. What an implementation leaves out or computes twice changes nothing.
     """
-    patches = frames // PATCH_SIZE * FREQUENCY_PATCHES
-    student = encoder_work(config, 1 + config.mask.kept(patches)) + decoder_work(config, patches)
-    return encoder_work(config, 1 + patches) + 3 * config.clones * student
+    patches = frames // settings.patch_size * (settings.mel_bins // settings.patch_size)
+    student = encoder_work(settings, 1 + settings.kept(patches)) + decoder_work(settings, patches)
+    return encoder_work(settings, 1 + patches) + 3 * settings.clone_batch * student
 
 
 def synchronize(device: torch.device) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import DTYPES, SIZES, Result, measure, model_config, parser, report
+from common import DTYPES, SIZES, Result, measure, model_settings, parser, report
 from training import Training, gradients
 
 from EAT.system import keep_freed_memory
@@ -24,7 +24,7 @@ def main() -> None:
     device = torch.device(options.device)
     results = []
     for precision in options.precision:
-        training = Training(model_config(options.size), device, DTYPES[precision])
+        training = Training(model_settings(options.size), device, DTYPES[precision])
         filterbank = torch.randn(options.clips, 1, 1024, 128, device=device)
         clips = list(range(options.clips))
 

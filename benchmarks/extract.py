@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 from clips import make_clips
-from common import DTYPES, SIZES, MatrixRate, Result, encoder_work, measure, model_config, parser, report
+from common import DTYPES, SIZES, MatrixRate, Result, encoder_work, measure, model_settings, parser, report
 
 from EAT.audio.recordings import read_audio
 from EAT.checkpoint.contents import Contents
-from EAT.checkpoint.writing import write_checkpoint
+from EAT.checkpoint.formats import write_checkpoint
 from EAT.data.manifest import Manifest
 from EAT.inference.model import EATModel, load
 from EAT.network.encoder import Encoder
@@ -34,9 +34,9 @@ COMMAND = Path(__file__).parents[1] / "feature_extract" / "feature_extract.py"
 def write_model(path: str, size: str) -> None:
     """A checkpoint with random weights."""
     torch.manual_seed(1)
-    config = model_config(size).encoder
-    tensors = {f"encoder.{name}": value for name, value in Encoder(config).state_dict().items()}
-    write_checkpoint(Contents("huggingface", "pretraining", tensors, config), path, "huggingface")
+    settings = model_settings(size)
+    tensors = {f"encoder.{name}": value for name, value in Encoder(settings).state_dict().items()}
+    write_checkpoint(Contents("huggingface", tensors, settings), path, "huggingface")
 
 
 def extract(arguments: list[str], threads: int) -> tuple[float, float]:
@@ -122,7 +122,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     device = torch.device(options.device)
-    config = model_config(options.size)
+    settings = model_settings(options.size)
     results = []
     with tempfile.TemporaryDirectory() as name:
         path = str(Path(name) / "model.safetensors")
@@ -133,7 +133,7 @@ def main() -> None:
             for clips in options.batch:
                 filterbank = torch.randn(clips, 1, 1024, 128, device=device)
 
-                work = encoder_work(config, 513)  # also where only CLS is wanted of the last block
+                work = encoder_work(settings, 513)  # also where only CLS is wanted of the last block
                 for tokens, only_cls in (("all tokens", False), ("utterance", True)):
 
                     def forward(

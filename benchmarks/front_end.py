@@ -10,8 +10,10 @@ from common import measure, parser, report
 from EAT.audio.recordings import read_audio
 from EAT.audio.resampling import resample
 from EAT.network.front_end import FrontEnd
-from EAT.network.masking import inverse_block_masks
-from EAT.network.settings import MaskConfig
+from EAT.network.masking import inverse_block
+from EAT.network.patches import Grid
+from EAT.network.random import clone_keys
+from EAT.network.settings import MaskSettings
 from EAT.system import keep_freed_memory
 
 
@@ -29,7 +31,7 @@ def main() -> None:
         raw = torch.randn(options.rate * 10)
 
         def masks() -> None:  # by the batch, as in training
-            inverse_block_masks(MaskConfig(), 64, torch.arange(len(sources)), 16, seed=1, epoch=1)
+            inverse_block(MaskSettings(), Grid(64, 8), clone_keys(1, 1, torch.arange(len(sources)), 16))
 
         def whole() -> None:
             for source in sources:

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 from clips import batches, make_clips
-from common import DTYPES, SIZES, MatrixRate, Result, measure, model_config, parser, report, step_work, synchronize
+from common import DTYPES, SIZES, MatrixRate, Result, measure, model_settings, parser, report, step_work, synchronize
 from train_step import profile
 from training import Training
 
 from EAT.data.manifest import Manifest
-from EAT.network.settings import PretrainingConfig
+from EAT.network.settings import PretrainingSettings
 from EAT.system import keep_freed_memory
 
 AUDIOSET_CLIPS = 1_920_000
@@ -33,12 +33,12 @@ FRAMES = 1024
 
 
 def sweep(
-    options: argparse.Namespace, config: PretrainingConfig, device: torch.device, rate: MatrixRate
+    options: argparse.Namespace, settings: PretrainingSettings, device: torch.device, rate: MatrixRate
 ) -> list[Result]:
     """Whole training steps on synthetic input, by batch size."""
     results = []
     for compiled in (False, True):
-        training = Training(config, device, DTYPES["bfloat16"], compiled)
+        training = Training(settings, device, DTYPES["bfloat16"], compiled)
         for clips in options.clips:
             filterbank = torch.randn(clips, 1, FRAMES, 128, device=device)
             if device.type == "cuda":
@@ -52,7 +52,7 @@ def sweep(
             try:
                 made = measure(
                     name, step, clips, device, repeats=options.repeats, warmup=3,
-                    work_per_clip=step_work(config, FRAMES), rate=rate,
+                    work_per_clip=step_work(settings, FRAMES), rate=rate,
                 )  # fmt: skip
             except torch.OutOfMemoryError:
                 print(f"{name}: out of memory", flush=True)
@@ -63,11 +63,11 @@ def sweep(
 
 
 def real_input(
-    options: argparse.Namespace, config: PretrainingConfig, device: torch.device, manifest: Manifest, best: Result
+    options: argparse.Namespace, settings: PretrainingSettings, device: torch.device, manifest: Manifest, best: Result
 ) -> Result:
     """The best setting again with clips that come through the loader."""
     clips = best.more["clips"]
-    training = Training(config, device, DTYPES["bfloat16"], best.more["compiled"])
+    training = Training(settings, device, DTYPES["bfloat16"], best.more["compiled"])
     stream = batches(manifest, clips, options.num_workers, "device", device)
     for _ in range(5):
         training.step(*next(stream))
@@ -82,7 +82,7 @@ def real_input(
 
 
 def loss_curves(
-    options: argparse.Namespace, config: PretrainingConfig, device: torch.device, manifest: Manifest
+    options: argparse.Namespace, settings: PretrainingSettings, device: torch.device, manifest: Manifest
 ) -> dict[str, object]:
     """Losses of the same updates in float32, eager, and in bfloat16, compiled."""
     curves: dict[str, list[float]] = {}
@@ -92,7 +92,7 @@ def loss_curves(
         filterbank, clips = next(stream)
         stored.append((filterbank, clips))
     for name, dtype, compiled in (("float32", torch.float32, False), ("bfloat16", torch.bfloat16, True)):
-        training = Training(config, device, dtype, compiled)
+        training = Training(settings, device, dtype, compiled)
         losses = [training.step(*stored[update % len(stored)]) for update in range(options.updates)]
         curves[name] = torch.stack([loss.float() for loss in losses]).tolist()
         del training
@@ -116,22 +116,22 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     device = torch.device(options.device)
-    config = model_config(options.size, options.clones)
+    settings = model_settings(options.size, options.clones)
     rate = MatrixRate(device, DTYPES["bfloat16"])
 
-    training = Training(config, device, DTYPES["bfloat16"])
+    training = Training(settings, device, DTYPES["bfloat16"])
     filterbank = torch.randn(min(12, max(options.clips)), 1, FRAMES, 128, device=device)
     for _ in range(2):
         training.step(filterbank, list(range(len(filterbank))))
     profile(functools.partial(training.step, filterbank, list(range(len(filterbank)))), device)
     del training
 
-    results = sweep(options, config, device, rate)
+    results = sweep(options, settings, device, rate)
     best = max(results, key=lambda result: result.clips_per_s)
     with tempfile.TemporaryDirectory() as folder:
         manifest = Manifest(f"{options.data}/train.tsv") if options.data else make_clips(Path(folder), options.wav)
-        fed = real_input(options, config, device, manifest, best)
-        curves = loss_curves(options, config, device, manifest)
+        fed = real_input(options, settings, device, manifest, best)
+        curves = loss_curves(options, settings, device, manifest)
     fed.more["gpu_hours_10_epochs"] = EPOCHS * AUDIOSET_CLIPS / fed.clips_per_s / 3600
     print(f"loss curves differ by {curves['largest_difference']:.2%} at most")
     report("gpu", [*results, fed], options, device, loss_curves=curves)

@@ -1,12 +1,12 @@
 """Masks for a batch: ``python benchmarks/masks.py`` (one thread)."""
 
-import functools
-
 import torch
 from common import measure, parser, report
 
-from EAT.network.masking import inverse_block_masks
-from EAT.network.settings import MaskConfig
+from EAT.network.masking import inverse_block
+from EAT.network.patches import Grid
+from EAT.network.random import clone_keys
+from EAT.network.settings import MaskSettings
 
 
 def main() -> None:
@@ -19,7 +19,10 @@ def main() -> None:
     results = []
     for clips in options.clips:
         numbers = torch.arange(clips)
-        draw = functools.partial(inverse_block_masks, MaskConfig(), 64, numbers, options.clones, seed=1, epoch=1)
+
+        def draw(numbers: torch.Tensor = numbers) -> None:
+            inverse_block(MaskSettings(), Grid(64, 8), clone_keys(1, 1, numbers, options.clones))
+
         name = f"masks, {options.clones} clones a clip, batch of {clips}"
         results.append(measure(name, draw, clips, device, repeats=options.repeats, warmup=5))
     report("masks", results, options, device)

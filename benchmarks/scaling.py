@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from common import SIZES, Result, model_config, parser, peak_memory, report
+from common import SIZES, Result, model_settings, parser, peak_memory, report
 from torch.nn.parallel import DistributedDataParallel
 from training import UTTERANCE_WEIGHT
 
@@ -24,7 +24,7 @@ def work(rank: int, world: int, rendezvous: str, size: str, clips: int, repeats:
     keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
     torch.manual_seed(1)
-    model = Pretraining(model_config(size)).train()
+    model = Pretraining(model_settings(size)).train()
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     filterbank = torch.randn(clips, 1, 1024, 128)
@@ -32,8 +32,9 @@ def work(rank: int, world: int, rendezvous: str, size: str, clips: int, repeats:
     for update in range(repeats + 1):
         dist.barrier()
         start = time.perf_counter()
-        output = parallel(filterbank, [rank * clips + clip for clip in range(clips)], seed=1, epoch=1)
-        (output.frame_loss + UTTERANCE_WEIGHT * output.utterance_loss).backward()
+        numbers = [rank * clips + clip for clip in range(clips)]
+        terms = parallel(model.draw(filterbank, numbers, seed=1, epoch=1)).terms
+        (terms["frame"] + UTTERANCE_WEIGHT * terms["utterance"]).backward()
         optimizer.step()
         optimizer.zero_grad()
         model.update_teacher(update + 1)

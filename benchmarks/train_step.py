@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import DTYPES, SIZES, MatrixRate, measure, model_config, parser, report, step_work
+from common import DTYPES, SIZES, MatrixRate, measure, model_settings, parser, report, step_work
 from training import Training
 
 from EAT.system import keep_freed_memory
@@ -51,8 +51,8 @@ def main() -> None:
     results = []
     for precision in options.precision:
         rate = MatrixRate(device, DTYPES[precision])
-        config = model_config(options.size, options.clones, activation_checkpointing=options.checkpointing)
-        training = Training(config, device, DTYPES[precision], options.compile)
+        settings = model_settings(options.size, options.clones, activation_checkpointing=options.checkpointing)
+        training = Training(settings, device, DTYPES[precision], options.compile)
         for clips in options.clips:
             filterbank = torch.randn(clips, 1, options.frames, 128, device=device)
             call = training.step if options.update else training.forward_backward
@@ -68,7 +68,7 @@ def main() -> None:
                     device,
                     repeats=options.repeats,
                     warmup=2,
-                    work_per_clip=step_work(config, options.frames),
+                    work_per_clip=step_work(settings, options.frames),
                     rate=rate,
                 )
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from EAT.network.pretraining import Pretraining
-from EAT.network.settings import PretrainingConfig
+from EAT.network.settings import PretrainingSettings
 from EAT.training.adamw import clip_gradients
 from EAT.training.parameter_groups import mark_parameters, parameter_groups
 
@@ -26,14 +26,14 @@ class Training:
 
     def __init__(
         self,
-        config: PretrainingConfig,
+        settings: PretrainingSettings,
         device: torch.device,
         dtype: torch.dtype,
         compiled: bool = False,
         lr: float = 5e-4,
     ) -> None:
         torch.manual_seed(1)
-        self.model = Pretraining(config).to(device).train()
+        self.model = Pretraining(settings).to(device).train()
         mark_parameters(self.model)
         masters = [torch.nn.Parameter(p.detach().clone()) for p in self.model.parameters()]
         for master, parameter in zip(masters, self.model.parameters(), strict=True):
@@ -52,8 +52,8 @@ class Training:
         """The objective and its gradients; returns the loss, on the device."""
         for parameter in self.parameters:
             parameter.grad = None
-        output = self.model(filterbank, clips, seed=1, epoch=1)
-        loss = output.frame_loss + UTTERANCE_WEIGHT * output.utterance_loss
+        terms = self.model(self.model.draw(filterbank, clips, seed=1, epoch=1)).terms
+        loss = terms["frame"] + UTTERANCE_WEIGHT * terms["utterance"]
         loss.backward()
         return loss.detach()
 

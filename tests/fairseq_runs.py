@@ -44,7 +44,7 @@ class Run:
     def lines(self) -> list[dict[str, float]]:
         """The logged statistics, one dictionary for each logging interval."""
         found = re.findall(r"\[train_inner\]\[INFO\] - (\{.*\})", self.output)
-        return [{key: float(value) for key, value in json.loads(line).items()} for line in found]
+        return [{k: float(v) for k, v in json.loads(line).items() if v is not None} for line in found]
 
     def values(self, key: str) -> list[float]:
         return [line[key] for line in self.lines]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from EAT.network.pretraining import Pretraining
-from EAT.network.settings import DecoderConfig, EncoderConfig, PretrainingConfig, TeacherConfig
+from EAT.network.settings import PretrainingSettings
 
 PREFIX = "modality_encoders.IMAGE."
 RENAMED = {
@@ -42,11 +42,17 @@ def published_pretraining(folder: Path) -> Pretraining:
         if "positions" not in name
     }
     model = Pretraining(
-        PretrainingConfig(
-            encoder=EncoderConfig(embed_dim=64, depth=3, num_heads=4),
-            decoder=DecoderConfig(layers=2, width=64, noise_std=0.0),
-            teacher=TeacherConfig(0.9, 0.99, 6),
-            clones=4,
+        PretrainingSettings(
+            embed_dim=64,
+            depth=3,
+            num_heads=4,
+            decoder_layers=2,
+            decoder_width=64,
+            decoder_noise=0.0,
+            ema_decay=0.9,
+            ema_end_decay=0.99,
+            ema_anneal_updates=6,
+            clone_batch=4,
         )
     )
     model.load_state_dict(renamed)

@@ -100,7 +100,7 @@ def test_published_sizes(name: str, millions: int) -> None:
     settings = OmegaConf.to_container(OmegaConf.load(ROOT / "config" / f"{name}.yaml").model)
     assert settings.pop("_name") == "eat_pretraining"
     with torch.device("meta"):
-        model = Pretraining(PretrainingSettings(**settings).config())
+        model = Pretraining(PretrainingSettings(**settings))
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
 
 

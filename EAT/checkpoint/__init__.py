@@ -1,6 +1,6 @@
 """Checkpoints: ours, published fairseq ones and Hugging Face ones, read and written without fairseq or transformers."""
 
 from .contents import Checkpoint
-from .reading import read_checkpoint
+from .formats import read_checkpoint
 
 __all__ = ["Checkpoint", "read_checkpoint"]

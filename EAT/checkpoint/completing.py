@@ -1,4 +1,4 @@
-"""Making up what a layout demands and a checkpoint does not have: a decoder to train anew, a teacher to start from."""
+"""Making up what a format demands and a checkpoint does not have: a decoder to train anew, a teacher to start from."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from ..network.decoder import ConvDecoder
+from ..network.decoder import DECODERS
 from ..network.settings import PretrainingSettings
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
-from .eat import with_encoder
 from .names import with_prefix
 
 
@@ -21,18 +20,18 @@ def complete(contents: Contents) -> Contents:
     where training starts it. Both are listed in ``initialised``, so that no reader takes them for trained ones and
     converting back leaves them out.
     """
+    settings = contents.settings
+    if not isinstance(settings, PretrainingSettings):
+        return contents
     tensors, initialised = dict(contents.tensors), list(contents.initialised)
-    settings = with_encoder(contents.settings or PretrainingSettings(), contents.encoder_config)
-    if contents.kind == "pretraining" and not contents.part(DECODER):
-        dim = contents.encoder_config.embed_dim
-        groups = math.gcd(dim, 16)
-        settings = replace(settings, decoder_width=dim, decoder_groups=groups)
+    if not contents.part(DECODER):
+        settings = replace(settings, decoder_width=settings.embed_dim, decoder_groups=math.gcd(settings.embed_dim, 16))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            decoder = ConvDecoder(dim, settings.config().decoder)
+            decoder = DECODERS[settings.decoder](settings)
         tensors |= with_prefix(DECODER, decoder.state_dict())
         initialised.append("decoder")
-    if contents.kind == "pretraining" and not contents.part(TEACHER):
+    if not contents.part(TEACHER):
         student = {name: value for name, value in contents.part(ENCODER).items() if name != POSITIONS}
         tensors |= with_prefix(TEACHER, {name: value.float().clone() for name, value in student.items()})
         initialised.append("teacher")

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, whatever layout it was stored in."""
+"""What a checkpoint holds, whatever format it was stored in."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from ..network.front_end import FrontEnd
-from ..network.settings import ClassifierConfig, EncoderConfig, PretrainingSettings
+from ..network.settings import ClassifierSettings, PretrainingSettings
 
 ENCODER, DECODER, TEACHER = "encoder.", "decoder.", "teacher."
 POSITIONS = "positions.table"
-
-AUDIOSET_MEAN, AUDIOSET_STD = -4.268, 4.569
 
 
 @dataclass(frozen=True)
@@ -23,16 +21,12 @@ class Contents:
     Conversions go through it; shapes and types of the tensors are never changed on the way.
     """
 
-    layout: str
+    format: str
     """``eat``, ``published`` or ``huggingface``."""
-    kind: str
-    """``pretraining`` or ``classification``."""
     tensors: dict[str, Tensor]
     """``encoder.*``; for pre-training maybe ``decoder.*`` and ``teacher.*``; for classification ``norm.*, head.*``."""
-    encoder_config: EncoderConfig
-    classifier_config: ClassifierConfig | None = None
-    settings: PretrainingSettings | None = None
-    """How it was pre-trained, where the checkpoint says so."""
+    settings: PretrainingSettings | ClassifierSettings
+    """The model's; of a pre-trained one, defaults where the checkpoint does not say how it was trained."""
     front_end: FrontEnd | None = None
     activation: str | None = None
     """What turns logits into scores, ``sigmoid`` or ``softmax``, where the checkpoint says so."""
@@ -40,6 +34,11 @@ class Contents:
     """Parts (``decoder``, ``teacher``) that a conversion had to make up because its source had none."""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
     """The file as it was read."""
+
+    @property
+    def kind(self) -> str:
+        """``pretraining`` or ``classification``."""
+        return "classification" if isinstance(self.settings, ClassifierSettings) else "pretraining"
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Tensors below ``prefix``, under the names that follow it."""
@@ -51,15 +50,13 @@ class Checkpoint:
     """A checkpoint ready for use: float32 weights under this package's names."""
 
     path: str
-    layout: str
+    format: str
     """``eat``, ``published`` or ``huggingface``."""
     kind: str
     """``pretraining`` or ``classification``."""
-    encoder_config: EncoderConfig
+    settings: PretrainingSettings | ClassifierSettings
     encoder: dict[str, Tensor]
     """Fits ``Encoder.load_state_dict``; the position table always has its full 6144 rows."""
-    classifier_config: ClassifierConfig | None
-    """None for a pre-trained model."""
     head: dict[str, Tensor] | None
     """``norm.weight, norm.bias, head.weight, head.bias``; None for a pre-trained model."""
     front_end: FrontEnd | None

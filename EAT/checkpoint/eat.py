@@ -3,102 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
+from ..network.classification_losses import SINGLE_LABEL_LOSSES
 from ..network.front_end import FrontEnd
-from ..network.settings import ClassifierConfig, EncoderConfig, PretrainingSettings
+from ..network.settings import ClassifierSettings, PretrainingSettings
+from .completing import complete
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
+from .fairseq_file import fairseq_file, section
 from .notes import notes_of
-from .shapes import check_encoder, check_head, infer_encoder_config
-
-SINGLE_LABEL_LOSSES = ("cross_entropy",)
-"""Losses of the criterion ``classification`` under which exactly one class is right."""
+from .safe import Opened, write_torch_file
+from .shapes import check_encoder, check_head, encoder_settings, extend_positions
 
 
-def is_eat(state: Mapping[str, Any]) -> bool:
-    """Whether a loaded file is one of ours: by the names of its tensors."""
-    model = state.get("model")
+def recognises(opened: Opened) -> bool:
+    """Whether a file is one of ours: by the names of its tensors."""
+    model = opened.state.get("model")
     return isinstance(model, dict) and ENCODER + "cls_token" in model
 
 
-def read_eat(path: str, state: dict[str, Any]) -> Contents:
+def read(opened: Opened) -> Contents:
     """Take one of our checkpoints apart. Raises CheckpointError where something is missing or misshapen."""
+    path, state = opened.path, opened.state
     cfg, task, criterion = (section(path, state, name) for name in ("model", "task", "criterion"))
     notes = notes_of(state.get("extra_state"))
     tensors = with_masters(state)
-    encoder = infer_encoder_config(path, tensors, cfg)
+    encoder = encoder_settings(path, tensors, cfg)
     rows = notes.get("position_rows")
     if rows is not None:
         tensors[ENCODER + POSITIONS] = tensors[ENCODER + POSITIONS][:, : int(rows)]
-    kept: tuple[str, ...] = (ENCODER,)
-    classifier = settings = activation = None
+    settings: PretrainingSettings | ClassifierSettings
+    activation = None
     if "head.weight" in tensors:
-        classifier = ClassifierConfig(
-            num_classes=tensors["head.weight"].shape[0],
-            encoder=encoder,
-            pooling=str(cfg.get("pooling") or "cls"),
-            head_norm_eps=float(notes.get("head_norm_eps") or cfg.get("head_norm_eps") or 1e-6),
-        )
-        check_head(path, tensors, classifier)
-        kept += ("norm.", "head.")
+        classes = {"num_classes": tensors["head.weight"].shape[0]}
+        noted = {name: notes[name] for name in ("head_norm_eps",) if notes.get(name)}
+        settings = ClassifierSettings.take({**cfg, **vars(encoder), **classes, **noted})
+        check_head(path, tensors, settings)
+        kept: tuple[str, ...] = (ENCODER, "norm.", "head.")
         loss = criterion.get("loss")
         activation = None if loss is None else "softmax" if loss in SINGLE_LABEL_LOSSES else "sigmoid"
         activation = notes.get("activation", activation)
     else:
-        known = {name: cfg[name] for name in PretrainingSettings.__dataclass_fields__ if cfg.get(name) is not None}
-        settings = with_encoder(PretrainingSettings(**known), encoder)
-        kept += (DECODER, TEACHER)
+        settings = PretrainingSettings.take({**cfg, **vars(encoder)})
+        kept = (ENCODER, DECODER, TEACHER)
         if any(name.startswith(TEACHER) for name in tensors):
             check_encoder(path, tensors, encoder, TEACHER)
+    try:
+        front_end = FrontEnd.take(task)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} holds a cfg.task that cannot be used: {error}") from None
     return Contents(
-        layout="eat",
-        kind="pretraining" if classifier is None else "classification",
+        format="eat",
         tensors={name: value for name, value in tensors.items() if name.startswith(kept)},
-        encoder_config=encoder,
-        classifier_config=classifier,
         settings=settings,
-        front_end=front_end_of(path, task),
+        front_end=front_end,
         activation=activation,
         initialised=tuple(notes.get("initialised", ())),
         raw=state,
     )
-
-
-def with_encoder(settings: PretrainingSettings, encoder: EncoderConfig) -> PretrainingSettings:
-    """The settings with an encoder's sizes."""
-    return replace(
-        settings,
-        embed_dim=encoder.embed_dim,
-        depth=encoder.depth,
-        num_heads=encoder.num_heads,
-        mlp_ratio=encoder.mlp_ratio,
-        norm_eps=encoder.norm_eps,
-    )
-
-
-def section(path: str, state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """``cfg.{name}`` of a fairseq checkpoint as a dict, empty where the file has none."""
-    cfg = state.get("cfg")
-    part = cfg.get(name) if isinstance(cfg, dict) else None
-    if part is not None and not isinstance(part, dict):
-        raise CheckpointError(f"{path} holds a cfg.{name} that is no mapping.")
-    return part or {}
-
-
-def front_end_of(path: str, task: Mapping[str, Any]) -> FrontEnd | None:
-    """Length and normalisation from a task's configuration; None where they do not stand there."""
-    names = ("target_length", "norm_mean", "norm_std")
-    if any(task.get(name) is None for name in names):
-        return None
-    try:
-        return FrontEnd(int(task["target_length"]), float(task["norm_mean"]), float(task["norm_std"]))
-    except (ConfigError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} holds a cfg.task that cannot be used: {error}") from None
 
 
 def with_masters(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -119,3 +86,23 @@ def with_masters(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if all(tensors[n].shape == m.shape and torch.equal(m.to(tensors[n].dtype), tensors[n]) for n, m in pairs):
         tensors.update(pairs)
     return tensors
+
+
+def write(contents: Contents, path: str) -> Contents:
+    """Write one of our training checkpoints, at update 0. Returns what was written. Raises CheckpointError."""
+    contents = complete(contents)
+    tensors = dict(contents.tensors)
+    tensors[ENCODER + POSITIONS] = extend_positions(tensors[ENCODER + POSITIONS], contents.settings)
+    front_end = contents.front_end or FrontEnd(1024)
+    if contents.kind == "pretraining":
+        name, criterion = "eat_pretraining", {"_name": "utterance_frame"}
+    else:
+        loss = "cross_entropy" if contents.activation == "softmax" else "bce_per_positive"
+        name, criterion = "eat_classification", {"_name": "classification", "loss": loss}
+    cfg = {
+        "task": {"_name": name, "data": "", **front_end.constants()},
+        "model": {"_name": name, **asdict(contents.settings)},
+        "criterion": criterion,
+    }
+    write_torch_file(path, fairseq_file(contents, cfg, tensors))
+    return contents

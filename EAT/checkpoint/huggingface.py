@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from ..network.front_end import FrontEnd
-from ..network.settings import ClassifierConfig
-from .contents import AUDIOSET_MEAN, AUDIOSET_STD, DECODER, ENCODER, TEACHER, Contents
-from .names import HEAD, HUGGINGFACE, HUGGINGFACE_ENCODER, from_published_encoder, with_prefix
-from .notes import noted_front_end, notes_of
-from .safe_files import CONFIG_NAME, MODEL_NAME, read_json, read_safetensors
-from .shapes import check_encoder, check_head, infer_encoder_config
+from ..network.settings import SIZES, ClassifierSettings, PretrainingSettings
+from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
+from .names import (
+    BLOCKS,
+    HEAD,
+    HUGGINGFACE,
+    HUGGINGFACE_ENCODER,
+    from_published_encoder,
+    to_published_encoder,
+    with_prefix,
+)  # fmt: skip
+from .notes import KEY, make_notes, noted_front_end, notes_of
+from .safe import CONFIG_NAME, MODEL_NAME, Opened, read_json, read_safetensors, write_json, write_safetensors
+from .shapes import check_encoder, check_head, encoder_settings
 
 HUGGINGFACE_HEAD_EPS = 1e-5
 """Epsilon of ``fc_norm`` in the published Hugging Face code."""
 PRETRAINING_NAME = "pretraining.safetensors"
-"""A file of ours beside the published ones: decoder and teacher, for which that layout has no place."""
+"""A file of ours beside the published ones: decoder and teacher, for which that format has no place."""
 
 
-def read_huggingface(path: str) -> Contents:
+def recognises(opened: Opened) -> bool:
+    """Whether this is a folder, or a safetensors file."""
+    return opened.safetensors
+
+
+def read(opened: Opened) -> Contents:
     """Read a folder, or a safetensors file with its ``config.json`` beside it or in its header.
 
     Raises:
         CheckpointError: where a file is missing or damaged, or a tensor is missing or misshapen.
     """
+    path = opened.path
     given = Path(path)
     file = given / MODEL_NAME if given.is_dir() else given
     if not file.is_file():
@@ -35,17 +50,20 @@ def read_huggingface(path: str) -> Contents:
     config = _config(file, metadata)
     notes = notes_of(config)
     tensors = with_prefix(ENCODER, from_published_encoder(stored, HUGGINGFACE_ENCODER, HUGGINGFACE + "blocks."))
-    encoder = infer_encoder_config(path, tensors, config)
-    classifier = activation = None
+    encoder = encoder_settings(path, tensors, {name: config.get(name) for name in ("num_heads", "norm_eps")})
+    settings: PretrainingSettings | ClassifierSettings = PretrainingSettings.take(vars(encoder))
+    activation = None
     if HUGGINGFACE + "head.weight" in stored and config.get("model_variant", "finetune") == "finetune":
         tensors |= {own: stored[HUGGINGFACE + name] for own, name in HEAD.items() if HUGGINGFACE + name in stored}
-        classifier = ClassifierConfig(
-            num_classes=tensors["head.weight"].shape[0],
-            encoder=encoder,
-            pooling=str(notes.get("pooling", "cls")),
-            head_norm_eps=float(notes.get("head_norm_eps") or HUGGINGFACE_HEAD_EPS),
+        settings = ClassifierSettings.take(
+            {
+                **vars(encoder),
+                "num_classes": tensors["head.weight"].shape[0],
+                "pooling": notes.get("pooling"),
+                "head_norm_eps": float(notes.get("head_norm_eps") or HUGGINGFACE_HEAD_EPS),
+            }
         )
-        check_head(path, tensors, classifier)
+        check_head(path, tensors, settings)
         activation = notes.get("activation", "sigmoid")
     elif (beside := file.with_name(PRETRAINING_NAME)).is_file() and given.is_dir():
         extra, _ = read_safetensors(str(beside))
@@ -53,12 +71,10 @@ def read_huggingface(path: str) -> Contents:
         check_encoder(path, tensors, encoder, TEACHER)
     size = config.get("img_size") or [1024]
     return Contents(
-        layout="huggingface",
-        kind="pretraining" if classifier is None else "classification",
+        format="huggingface",
         tensors=tensors,
-        encoder_config=encoder,
-        classifier_config=classifier,
-        front_end=noted_front_end(notes, FrontEnd(int(size[0]), AUDIOSET_MEAN, AUDIOSET_STD)),
+        settings=settings,
+        front_end=noted_front_end(notes, FrontEnd(int(size[0]))),
         activation=activation,
         initialised=tuple(notes.get("initialised", ())),
         raw={"config": config, "model": stored},
@@ -75,3 +91,52 @@ def _config(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
     except ValueError:
         config = {}
     return config if isinstance(config, dict) else {}
+
+
+def write(contents: Contents, path: str) -> Contents:
+    """Write a folder, or a single ``.safetensors`` file. Returns what was written. Raises CheckpointError."""
+    model = to_published_encoder(contents.part(ENCODER), HUGGINGFACE_ENCODER, HUGGINGFACE + BLOCKS)
+    if contents.kind == "classification":
+        model |= {HUGGINGFACE + theirs: contents.tensors[own] for own, theirs in HEAD.items()}
+    config = _config_to_write(contents)
+    metadata = {"format": "pt", "config": json.dumps(config)}
+    if path.endswith(".safetensors"):
+        write_safetensors(path, model, metadata)
+        return contents
+    extra = {name: value for name, value in contents.tensors.items() if name.startswith((DECODER, TEACHER))}
+    beside = Path(path) / PRETRAINING_NAME
+    if extra:
+        write_safetensors(str(beside), extra, {"format": "pt"})
+    else:
+        beside.unlink(missing_ok=True)
+    write_safetensors(str(Path(path) / MODEL_NAME), model, metadata)
+    write_json(Path(path) / CONFIG_NAME, config)
+    return contents
+
+
+def _config_to_write(contents: Contents) -> dict[str, Any]:
+    settings, front_end = contents.settings, contents.front_end or FrontEnd(1024)
+    classes = settings.num_classes if isinstance(settings, ClassifierSettings) else None
+    sizes = {name: getattr(settings, name) for name in SIZES if name not in ("attention", "positions")}
+    return {
+        "model_type": "eat",
+        "architectures": ["EATModel"],
+        **sizes,
+        "stride": settings.patch_size,
+        "in_chans": 1,
+        "max_length": contents.tensors[ENCODER + POSITIONS].shape[1] // (settings.mel_bins // settings.patch_size),
+        "num_classes": classes or 527,
+        "qkv_bias": True,
+        "drop_rate": 0.0,
+        "attn_drop_rate": 0.0,
+        "activation_dropout": 0.0,
+        "post_mlp_drop": 0.0,
+        "start_drop_path_rate": 0.0,
+        "end_drop_path_rate": 0.0,
+        "layer_norm_first": False,
+        "norm_affine": True,
+        "fixed_positions": True,
+        "img_size": [front_end.target_length, settings.mel_bins],
+        "model_variant": "pretrain" if classes is None else "finetune",
+        KEY: make_notes(replace(contents, initialised=())),
+    }

@@ -1,4 +1,4 @@
-"""Names of the same tensors in the published layouts and in this package."""
+"""Names of the same tensors in the published formats and in this package."""
 
 from __future__ import annotations
 

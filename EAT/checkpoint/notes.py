@@ -1,12 +1,13 @@
-"""Notes that this package leaves in files it writes, so that converting back restores what a layout cannot say."""
+"""Notes that this package leaves in files it writes, so that converting back restores what a format cannot say."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..network.front_end import FrontEnd
-from ..network.settings import FREQUENCY_PATCHES, MAX_TIME_PATCHES
+from ..network.settings import ClassifierSettings
 from .contents import ENCODER, POSITIONS, Contents
+from .shapes import full_rows
 
 KEY = "eat"
 """Where the notes stand: in ``extra_state`` of a fairseq checkpoint, or in a Hugging Face ``config.json``."""
@@ -19,19 +20,18 @@ def notes_of(holder: Any) -> dict[str, Any]:
 
 
 def make_notes(contents: Contents) -> dict[str, Any]:
-    """What a reader of the converted file should know and its layout has no place for."""
+    """What a reader of the converted file should know and its format has no place for."""
     notes: dict[str, Any] = {"initialised": list(contents.initialised)}
     rows = contents.tensors[ENCODER + POSITIONS].shape[1]
-    if rows != MAX_TIME_PATCHES * FREQUENCY_PATCHES:
+    if rows != full_rows(contents.settings):
         notes["position_rows"] = rows
-    if contents.classifier_config is not None:
-        notes["head_norm_eps"] = contents.classifier_config.head_norm_eps
-        notes["pooling"] = contents.classifier_config.pooling
+    if isinstance(contents.settings, ClassifierSettings):
+        notes["head_norm_eps"] = contents.settings.head_norm_eps
+        notes["pooling"] = contents.settings.pooling
     if contents.activation is not None:
         notes["activation"] = contents.activation
     if contents.front_end is not None:
-        front_end = contents.front_end
-        notes["front_end"] = [front_end.target_length, front_end.norm_mean, front_end.norm_std]
+        notes["front_end"] = list(contents.front_end.constants().values())
     return notes
 
 

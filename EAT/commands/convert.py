@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..checkpoint.contents import DECODER, ENCODER, TEACHER, Contents
+from ..checkpoint.formats import FORMATS, WEIGHTS, read_contents, select_encoder, write_checkpoint
 from ..checkpoint.names import with_prefix
-from ..checkpoint.reading import WEIGHTS, read_contents, select_encoder
-from ..checkpoint.writing import LAYOUTS, write_checkpoint
 from ..errors import ConfigError, DataError
 from .command_line import described, exit_status
 
@@ -50,7 +49,7 @@ def _guess_layout(contents: Contents, destination: str) -> str:
         return "huggingface"
     if not os.path.splitext(destination)[1]:
         return "huggingface"
-    return "published" if contents.layout == "eat" else "eat"
+    return "published" if contents.format == "eat" else "eat"
 
 
 EXAMPLES = """
@@ -71,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add("source", metavar="SRC", help="a checkpoint: one of ours, a published fairseq one, or a "
         "Hugging Face folder or .safetensors file")  # fmt: skip
     add("destination", metavar="DST", help="file or folder to write")
-    add("--to", choices=LAYOUTS, help="layout to write; by default a folder or .safetensors is "
+    add("--to", choices=tuple(FORMATS), help="layout to write; by default a folder or .safetensors is "
         "huggingface, and a .pt file is eat (published, if SRC is eat)")  # fmt: skip
     add("--weights", choices=WEIGHTS, help="write this encoder alone, without decoder and teacher; by "
         "default everything is kept")  # fmt: skip

@@ -17,29 +17,20 @@ import torch
 from ..audio.recordings import read_audio
 from ..checkpoint import read_checkpoint
 from ..checkpoint.contents import Contents
-from ..checkpoint.writing import write_checkpoint
+from ..checkpoint.formats import write_checkpoint
 from ..inference.model import load
-from ..network.front_end import HIGH_HZ, LOW_HZ, SAMPLE_RATE, FrontEnd, filterbank
-from ..network.masking import inverse_block_masks, mask_map
+from ..network.front_end import FrontEnd, filterbank, mel
+from ..network.masking import inverse_block, mask_map
+from ..network.patches import Grid
 from ..network.pretraining import Pretraining
-from ..network.settings import (
-    FREQUENCY_PATCHES,
-    MEL_BINS,
-    DecoderConfig,
-    EncoderConfig,
-    MaskConfig,
-    PretrainingConfig,
-    PretrainingSettings,
-)
+from ..network.random import clone_keys
+from ..network.settings import PretrainingSettings
 from .doctor_machine import readable_formats
 
 FRAMES = 128
 TONE_HZ = 1000.0
-TINY = PretrainingConfig(
-    encoder=EncoderConfig(embed_dim=64, depth=2, num_heads=4),
-    decoder=DecoderConfig(layers=2, width=64),
-    clones=4,
-)
+RATE = FrontEnd.sample_rate
+TINY = PretrainingSettings(embed_dim=64, depth=2, num_heads=4, decoder_layers=2, decoder_width=64, clone_batch=4)
 
 
 class CheckError(Exception):
@@ -59,15 +50,12 @@ def tone(rate: int, seconds: float = 1.0) -> np.ndarray:
 
 def check_front_end(device: torch.device) -> str:
     """A tone's energy lies in the mel bin that the scale says, and silence at the floor."""
-
-    def mel(hertz: float) -> float:
-        return 1127.0 * math.log1p(hertz / 700.0)
-
-    expected = (mel(TONE_HZ) - mel(LOW_HZ)) / (mel(HIGH_HZ) - mel(LOW_HZ)) * (MEL_BINS + 1) - 1
-    bins = filterbank(torch.from_numpy(tone(SAMPLE_RATE)).to(device))
+    low, high = mel(FrontEnd.low_hz), mel(FrontEnd.high_hz)
+    expected = (mel(TONE_HZ) - low) / (high - low) * (FrontEnd.bins + 1) - 1
+    bins = filterbank(torch.from_numpy(tone(RATE)).to(device))
     loudest = int(bins.mean(dim=0).argmax())
     require(abs(loudest - expected) <= 1, f"a tone of 1 kHz is loudest in mel bin {loudest}, not {expected:.1f}")
-    silence = filterbank(torch.zeros(SAMPLE_RATE, device=device))
+    silence = filterbank(torch.zeros(RATE, device=device))
     floor = math.log(torch.finfo(torch.float32).eps)
     require(bool(torch.allclose(silence, torch.full_like(silence, floor))), "silence is not at the filterbank's floor")
     return f"a 1 kHz tone is loudest in mel bin {loudest}, as it should"
@@ -75,16 +63,14 @@ def check_front_end(device: torch.device) -> str:
 
 def check_masks(device: torch.device) -> str:
     """Exactly a fifth stays visible, visible and masked make up the whole, and a second draw is the same."""
-    config, time_patches = MaskConfig(), 64
-    patches = time_patches * FREQUENCY_PATCHES
-    clips = torch.arange(3, device=device)
-    masks = inverse_block_masks(config, time_patches, clips, 16, seed=1, epoch=1)
-    masked = mask_map(masks)
-    kept = patches - masked.sum(dim=-1)
-    require(bool((kept == config.kept(patches)).all()), f"masks keep {kept.unique().tolist()} of {patches} patches")
-    again = mask_map(inverse_block_masks(config, time_patches, clips, 16, seed=1, epoch=1))
+    settings, grid = PretrainingSettings(), Grid(64, 8)
+    keys = clone_keys(1, 1, torch.arange(3, device=device), 16)
+    masked = mask_map(inverse_block(settings, grid, keys))
+    kept, wanted = grid.patches - masked.sum(dim=-1), settings.kept(grid.patches)
+    require(bool((kept == wanted).all()), f"masks keep {kept.unique().tolist()} of {grid.patches} patches")
+    again = mask_map(inverse_block(settings, grid, clone_keys(1, 1, torch.arange(3, device=device), 16)))
     require(bool((masked == again).all()), "the same clip, epoch and seed gave two different masks")
-    return f"each of 48 keeps {config.kept(patches)} of {patches} patches"
+    return f"each of 48 keeps {wanted} of {grid.patches} patches"
 
 
 def check_network(device: torch.device) -> str:
@@ -92,13 +78,13 @@ def check_network(device: torch.device) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         network = Pretraining(TINY).to(device)
-    waveforms = torch.from_numpy(np.stack([tone(SAMPLE_RATE, 1.5), tone(SAMPLE_RATE, 1.5)[::-1] ** 3])).to(device)
+    waveforms = torch.from_numpy(np.stack([tone(RATE, 1.5), tone(RATE, 1.5)[::-1] ** 3])).to(device)
     features = FrontEnd(FRAMES)(waveforms)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     losses = []
     for update in range(1, 9):
-        output = network(features, [0, 1], seed=1, epoch=1)
-        loss = output.frame_loss + output.utterance_loss
+        terms = network(network.draw(features, [0, 1], seed=1, epoch=1)).terms
+        loss = terms["frame"] + terms["utterance"]
         optimizer.zero_grad()
         loss.backward()
         without = [name for name, weight in network.named_parameters() if weight.grad is None]
@@ -113,7 +99,7 @@ def check_network(device: torch.device) -> str:
 
 def check_audio(device: torch.device) -> str:
     """A tone, written at 44.1 kHz in stereo, comes back as a tone at 16 kHz from every format that can be read."""
-    reference = torch.from_numpy(tone(SAMPLE_RATE))
+    reference = torch.from_numpy(tone(RATE))
     formats = [name for name, readable in readable_formats().items() if readable]
     with tempfile.TemporaryDirectory() as folder:
         for name in formats:
@@ -135,29 +121,19 @@ def check_checkpoint(device: torch.device) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         network = Pretraining(TINY)
-    encoder = TINY.encoder
-    settings = PretrainingSettings(
-        embed_dim=encoder.embed_dim,
-        depth=encoder.depth,
-        num_heads=encoder.num_heads,
-        decoder_layers=2,
-        decoder_width=64,
-    )
-    contents = Contents(
-        "eat", "pretraining", network.state_dict(), encoder, settings=settings, front_end=FrontEnd(FRAMES)
-    )
-    features = FrontEnd(FRAMES)(torch.from_numpy(tone(SAMPLE_RATE))[None])
+    contents = Contents("eat", network.state_dict(), TINY, FrontEnd(FRAMES))
+    features = FrontEnd(FRAMES)(torch.from_numpy(tone(RATE))[None])
     with tempfile.TemporaryDirectory() as folder:
-        for layout in ("eat", "published"):
-            path = str(Path(folder) / f"{layout}.pt")
-            write_checkpoint(contents, path, layout)
-            require(read_checkpoint(path).layout == layout, f"a checkpoint in the layout {layout} is not known as such")
+        for name in ("eat", "published"):
+            path = str(Path(folder) / f"{name}.pt")
+            write_checkpoint(contents, path, name)
+            require(read_checkpoint(path).format == name, f"a checkpoint in the format {name} is not known as such")
             model = load(path).to(device)
             with torch.inference_mode():
                 expected = network.to(device).encoder(features.to(device)).tokens
                 difference = float((model(features.to(device)) - expected).abs().max())
-            require(difference == 0.0, f"features differ by {difference:g} after writing and reading ({layout})")
-    return "written and read in our and the published layout, same features"
+            require(difference == 0.0, f"features differ by {difference:g} after writing and reading ({name})")
+    return "written and read in our and the published format, same features"
 
 
 def check_training(device: torch.device) -> str:

@@ -19,7 +19,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.reading import WEIGHTS
+from ..checkpoint.formats import WEIGHTS
 from ..errors import ConfigError
 from ..files import replacing
 from ..inference.model import MAX_FRAMES, EATModel, load

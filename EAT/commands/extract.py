@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint.reading import WEIGHTS
+from ..checkpoint.formats import WEIGHTS
 from ..errors import ConfigError
 from ..inference.extraction import Wanted, extract_all
 from ..inference.feature_files import FORMATS, SUFFIXES, check_library, check_writable, pack, packed, parts_folder
@@ -94,7 +94,7 @@ def fitting_batch_size(model: EATModel, free: int | None) -> int:
     most = 16 if model.device.type == "cpu" else 64  # more makes neither any faster
     if free is None:
         return most
-    config = model.encoder.config
+    config = model.encoder.settings
     # At once: a block's input, queries, keys, values and result, the hidden layer before and after GELU, all blocks
     # that were asked for at the worst.
     numbers = config.embed_dim * (8 + 2 * config.mlp_ratio + config.depth) * (1 + 64 * FREQUENCY_PATCHES)

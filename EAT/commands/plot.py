@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.reading import WEIGHTS
+from ..checkpoint.formats import WEIGHTS
 from ..inference.model import load
-from ..network.settings import MaskConfig, check_target_length
+from ..network.settings import MaskSettings, check_target_length
 from ..pictures.features import METHODS, draw_features, draw_map, read_embeddings
 from ..pictures.run_logs import read_run
 from ..pictures.runs import check_kind, draw_masks, draw_runs, save
@@ -101,7 +101,9 @@ def picture(args: argparse.Namespace) -> Any:
         names = names if len(set(names)) == len(names) else args.runs
         return draw_runs({name: read_run(run) for name, run in zip(names, args.runs, strict=True)})
     if args.command == "masks":
-        mask = MaskConfig(args.mask_prob, args.mask_prob_adjust, args.mask_length)
+        mask = MaskSettings(
+            mask_prob=args.mask_prob, mask_prob_adjust=args.mask_prob_adjust, mask_length=args.mask_length
+        )
         return draw_masks(args.clip, args.target_length, mask, args.clones, args.seed)
     if args.command == "features":
         if args.target_length is not None:

@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 def choose_layers(text: str, model: EATModel) -> tuple[int, ...]:
     """The layers that are asked for, in order. Raises ConfigError for what are none."""
     if text == "all":
-        return tuple(range(model.encoder.config.depth + 1))
+        return tuple(range(model.encoder.settings.depth + 1))
     try:
         numbers = [int(number) for number in text.split(",")]
     except ValueError:
@@ -93,7 +93,7 @@ def open_splits(args: argparse.Namespace, model: EATModel) -> tuple[list[Split],
     front_end = model.front_end
     if args.target_length is not None:
         front_end = replace(front_end, target_length=args.target_length)
-    key = f"untrained {args.seed} {model.encoder.config}" if args.untrained else content_hash(args.checkpoint)
+    key = f"untrained {args.seed} {model.encoder.settings}" if args.untrained else content_hash(args.checkpoint)
     cache = args.cache or args.data / "features"
     splits = []
     for name, manifest, truth in zip(names, manifests, truths, strict=True):

@@ -123,12 +123,13 @@ class ClipDataset(Dataset):
             waveforms = torch.zeros(len(items), int(lengths.max()))
             for row, item in zip(waveforms, items, strict=True):
                 row[: len(item["waveform"])] = item["waveform"]
+            batch["lengths"] = lengths
             if self.where == "workers":
                 batch["filterbank"] = self.front_end(waveforms, lengths)
             else:
                 # As integers, because trainers convert every float tensor of a batch to half precision on its way to
                 # the device, and a waveform must not be.
-                batch["waveforms"], batch["lengths"] = waveforms.view(torch.int32), lengths
+                batch["waveforms"] = waveforms.view(torch.int32)
         return batch
 
 

@@ -113,7 +113,7 @@ def extract_long(model: EATModel, address: str, target: Path, wanted: Wanted) ->
     """
     layers = model.layer_numbers(wanted.layer)
     single = wanted.layer is None or isinstance(wanted.layer, int)
-    dim, dtype = model.encoder.config.embed_dim, np.dtype(wanted.storage)
+    dim, dtype = model.encoder.settings.embed_dim, np.dtype(wanted.storage)
     lead = {"all": 1, "frame": 0}.get(wanted.granularity)
     with AudioStream(address) as stream:
         plan = plan_windows(stream.samples, wanted.window, wanted.hop)

@@ -16,10 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 from ..audio.resampling import resample
 from ..checkpoint import Checkpoint, read_checkpoint
 from ..errors import CheckpointError, ConfigError, DataError
+from ..network.acceleration import accelerate
 from ..network.classifier import Classifier
 from ..network.encoder import Encoder
 from ..network.front_end import SAMPLE_RATE, FrontEnd, frame_count
-from ..network.settings import FREQUENCY_PATCHES, MAX_TIME_PATCHES, PATCH_SIZE, check_target_length
+from ..network.settings import FREQUENCY_PATCHES, MAX_TIME_PATCHES, PATCH_SIZE, ClassifierSettings, check_target_length
 
 GRANULARITIES = ("all", "frame", "utterance")
 ACTIVATIONS = ("sigmoid", "softmax")
@@ -93,10 +94,11 @@ class EATModel(nn.Module):
         self.activation = checkpoint.activation or "sigmoid"
         self.network: Encoder | Classifier
         with torch.device("meta"):  # no random numbers are drawn only to be overwritten
-            if checkpoint.classifier_config is None:
-                self.network = Encoder(checkpoint.encoder_config)
+            if isinstance(checkpoint.settings, ClassifierSettings):
+                self.network = Classifier(checkpoint.settings)
             else:
-                self.network = Classifier(checkpoint.classifier_config)
+                self.network = Encoder(checkpoint.settings)
+                accelerate(self.network)
         state = checkpoint.encoder
         if checkpoint.head is not None:
             state = {**{f"encoder.{name}": value for name, value in state.items()}, **checkpoint.head}
@@ -110,7 +112,7 @@ class EATModel(nn.Module):
     @property
     def num_classes(self) -> int | None:
         """Classes of a fine-tuned model; None for a pre-trained one."""
-        return self.network.config.num_classes if isinstance(self.network, Classifier) else None
+        return self.network.settings.num_classes if isinstance(self.network, Classifier) else None
 
     @property
     def device(self) -> torch.device:
@@ -123,7 +125,7 @@ class EATModel(nn.Module):
         0 is the input to the first block (patches, positions and CLS after the first LayerNorm); 1 to depth are the
         blocks' outputs; negative numbers count from the end, -1 being the last block; None is the last block.
         """
-        depth = self.encoder.config.depth
+        depth = self.encoder.settings.depth
         wanted = (depth,) if layer is None else (layer,) if isinstance(layer, int) else tuple(layer)
         if not wanted:
             raise ConfigError("no layer is asked for; give at least one.")
@@ -154,16 +156,10 @@ class EATModel(nn.Module):
             (B, 1 + N, D), CLS first; with ``layers`` (B, L, 1 + N, D). In the model's precision. 1 + N is 1 with
             ``only_cls``.
         """
-        encoder = self.encoder
+        filterbank = filterbank.to(self.encoder.cls_token.dtype)
         if layers is None:
-            return encoder(filterbank.to(encoder.cls_token.dtype), key_mask=key_mask, only_cls=only_cls).tokens
-        patches = encoder.embed(filterbank.to(encoder.cls_token.dtype))
-        x = encoder.norm(torch.cat([encoder.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1))
-        outputs = {0: x}
-        for number, block in enumerate(encoder.blocks[: max(layers)], 1):
-            x, _ = block(x, key_mask, only_cls and number == max(layers), keep_ffn=False)
-            if number in layers:
-                outputs[number] = x
+            return self.encoder(filterbank, key_mask=key_mask, cls_only=only_cls).tokens
+        outputs = self.encoder(filterbank, key_mask=key_mask, collect=True, depth=max(layers), cls_only=only_cls).blocks
         return torch.stack([outputs[number][:, :1] if only_cls else outputs[number] for number in layers], dim=1)
 
     @overload
@@ -232,7 +228,7 @@ class EATModel(nn.Module):
             raise ConfigError(f"granularity is {granularity!r}; it must be one of {', '.join(GRANULARITIES)}.")
         clips, is_list, is_single = self._clips(waveforms, sample_rate, lengths)
         # The last block alone needs no stack.
-        only_last = layers == (self.encoder.config.depth,)
+        only_last = layers == (self.encoder.settings.depth,)
         squeeze = layer is None or isinstance(layer, int)
 
         def compute(filterbank: Tensor) -> Tensor:

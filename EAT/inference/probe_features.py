@@ -48,7 +48,7 @@ def untrained(model: EATModel, seed: int) -> EATModel:
     """The model with an encoder of the same sizes that was never trained, in its place."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = Encoder(model.encoder.config)
+        encoder = Encoder(model.encoder.settings)
     model.network = encoder.to(model.device, model.encoder.cls_token.dtype)
     return model.eval()
 
@@ -65,7 +65,7 @@ def pooled_layers(model: EATModel, filterbank: Tensor, lengths: Tensor) -> Tenso
     Returns:
         (B, 1 + depth, 2, D) float32: layer 0 is the input to the first block; CLS, then the mean of the patches.
     """
-    tokens = model(filterbank, tuple(range(model.encoder.config.depth + 1))).float()  # (B, L, 1 + N, D)
+    tokens = model(filterbank, tuple(range(model.encoder.settings.depth + 1))).float()  # (B, L, 1 + N, D)
     frames = 1 + (lengths - FRAME_LENGTH).clamp(min=0) // FRAME_SHIFT
     real = (frames + PATCH_SIZE - 1) // PATCH_SIZE * FREQUENCY_PATCHES
     patches = tokens[:, :, 1:]
@@ -85,7 +85,7 @@ def compute_features(
     Raises:
         CheckpointError: for features that are not finite.
     """
-    config = model.encoder.config
+    config = model.encoder.settings
     features = np.full((len(manifest), config.depth + 1, 2, config.embed_dim), np.nan, dtype=np.float16)
     for batch in filterbank_batches(manifest, front_end, batch_size, workers, model.device, description):
         pooled = pooled_layers(model, batch.filterbank, batch.lengths).half().cpu().numpy()
@@ -117,7 +117,7 @@ def cached_features(
     for part in (key, Path(manifest.path).read_bytes().hex(), manifest.root, repr(front_end)):
         digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
     path = cache / f"{split}-{digest.hexdigest()[:24]}.npy"
-    shape = (len(manifest), model.encoder.config.depth + 1, 2, model.encoder.config.embed_dim)
+    shape = (len(manifest), model.encoder.settings.depth + 1, 2, model.encoder.settings.embed_dim)
     try:
         kept = np.load(path, mmap_mode="r", allow_pickle=False)
         if kept.shape == shape and kept.dtype == np.float16:

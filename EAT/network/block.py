@@ -1,4 +1,9 @@
-"""The post-norm Transformer block (method section 2.5)."""
+"""The post-norm Transformer block (method section 2.5). It is given its attention; :data:`ATTENTIONS` has the choices.
+
+An attention is built from :class:`EncoderSettings` and called as ``(x, key_mask, rows) -> those rows``: (B, S, D) in,
+the first ``rows`` tokens out, all of them where ``rows`` is None. Every token may be attended to where ``key_mask``,
+(B, S), is None or True.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +11,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .acceleration import Linear, SpacedLinear, attention, cls_attention
+from .settings import EncoderSettings, choose
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection to queries, keys and values."""
+    """Multi-head self-attention, softmax(Q K^T / sqrt(W)) V of every head of width W, and a projection of all heads."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.qkv = SpacedLinear(dim, 3 * dim)
-        self.proj = Linear(dim, dim)
+        self.num_heads = settings.num_heads
+        self.qkv = nn.Linear(settings.embed_dim, 3 * settings.embed_dim)
+        self.proj = nn.Linear(settings.embed_dim, settings.embed_dim)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None = None, only_cls: bool = False) -> tuple[Tensor, Tensor]:
-        """What the output projection takes, and x for the residual, each (B, S, D), or (B, 1, D) for CLS alone.
+    def forward(self, x: Tensor, key_mask: Tensor | None = None, rows: int | None = None) -> Tensor:
+        """(B, S, D) to (B, rows, D)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, S, 3, heads, W)
+        return self.proj(fused_attention(qkv, key_mask, rows))
 
-        ``key_mask`` (B, S) is True at tokens that may be attended to.
-        """
-        batch, tokens, dim = x.shape
-        if not only_cls:
-            qkv, x = self.qkv.fork(x)
-            return attention(qkv.view(batch, tokens, 3, self.num_heads, dim // self.num_heads), key_mask), x
-        query_weight, key_weight, value_weight = self.qkv.weight.chunk(3)
-        query_bias, _, value_bias = self.qkv.bias.chunk(3)
-        query = F.linear(x[:, 0], query_weight, query_bias).view(batch, self.num_heads, -1)
-        return cls_attention(query, x, key_weight, value_weight, value_bias, key_mask), x[:, :1]
+
+def fused_attention(qkv: Tensor, key_mask: Tensor | None = None, rows: int | None = None) -> Tensor:
+    """What the heads gather, side by side: (B, S, 3, heads, W) queries, keys and values to (B, rows, heads * W)."""
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, W)
+    mask = None if key_mask is None else key_mask[:, None, None]
+    mixed = F.scaled_dot_product_attention(query[:, :, :rows], key, value, attn_mask=mask)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+ATTENTIONS: dict[str, type[nn.Module]] = {"softmax": Attention}
+"""The choices of ``model.attention``."""
 
 
 class FeedForward(nn.Module):
@@ -38,18 +46,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden)
-        self.fc2 = Linear(hidden, dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., D) to the same, and x for the residual."""
-        hidden, x = self.fc1.gelu_fork(x)
-        return self.fc2(hidden), x
-
-    def plus(self, x: Tensor) -> Tensor:
-        """The result of :meth:`forward`, added to x."""
-        hidden, x = self.fc1.gelu_fork(x)
-        return self.fc2.plus(hidden, x)
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class DropPath(nn.Module):
@@ -79,34 +81,26 @@ class Block(nn.Module):
     r = LayerNorm1(x + DropPath(Attention(x))),  f = FeedForward(r),  y = LayerNorm2(r + DropPath(f)).
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, norm_eps: float, drop_path: float) -> None:
+    def __init__(self, settings: EncoderSettings, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.attn = Attention(dim, num_heads)
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = FeedForward(dim, int(dim * mlp_ratio))
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        dim = settings.embed_dim
+        self.attn = choose(ATTENTIONS, settings.attention, "model.attention")(settings)
+        self.norm1 = nn.LayerNorm(dim, eps=settings.norm_eps)
+        self.mlp = FeedForward(dim, int(dim * settings.mlp_ratio))
+        self.norm2 = nn.LayerNorm(dim, eps=settings.norm_eps)
         self.drop_path = DropPath(drop_path)
 
-    def forward(
-        self, x: Tensor, key_mask: Tensor | None = None, only_cls: bool = False, keep_ffn: bool = True
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, key_mask: Tensor | None = None, rows: int | None = None) -> tuple[Tensor, Tensor]:
         """The block's output y and its feed-forward output f.
 
         Args:
             x: (B, S, D).
             key_mask: (B, S), True at tokens that may be attended to; None means all.
-            only_cls: compute the first token alone; the others are still attended to.
-            keep_ffn: give f, without which its addition takes no pass of its own.
+            rows: compute the first so many tokens alone, which attend to all; None computes every one.
 
         Returns:
-            Both (B, S, D), or (B, 1, D) with ``only_cls``; f is None without ``keep_ffn``.
+            Both (B, rows, D).
         """
-        mixed, residual = self.attn(x, key_mask, only_cls)
-        if self.drop_path.is_active:
-            r = self.norm1(residual + self.drop_path(self.attn.proj(mixed)))
-        else:
-            r = self.norm1(self.attn.proj.plus(mixed, residual))
-        if not keep_ffn and not self.drop_path.is_active:
-            return self.norm2(self.mlp.plus(r)), None
-        f, r = self.mlp(r)
+        r = self.norm1(x[:, :rows] + self.drop_path(self.attn(x, key_mask, rows)))
+        f = self.mlp(r)
         return self.norm2(r + self.drop_path(f)), f

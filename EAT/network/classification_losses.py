@@ -60,3 +60,5 @@ LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
 }
 """Losses by the name that recipes use."""
+SINGLE_LABEL_LOSSES = ("cross_entropy",)
+"""Losses under which exactly one class is right."""

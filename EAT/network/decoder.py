@@ -1,24 +1,25 @@
-"""The convolutional decoder (method section 4)."""
+"""Decoders: from the student's visible patches to predictions at the masked ones (method section 4).
+
+A choice of :data:`DECODERS` is built from :class:`PretrainingSettings` and called as ``(tokens, masks, keys, grid) ->
+predictions``. It makes its own input, what stands at masked patches included.
+"""
 
 from __future__ import annotations
 
 import itertools
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .acceleration import Linear, grouped_convolution
-from .settings import FREQUENCY_PATCHES, DecoderConfig
+from .masking import Masks
+from .patches import Grid
+from .random import normals
+from .rows import put_rows, take_rows
+from .settings import PretrainingSettings
 
 
 class DecoderBlock(nn.Module):
-    """Grouped convolution, LayerNorm over channels without affine, GELU; a residual where widths agree.
-
-    Maps lie in memory as (B, F, T, C). With channels last the LayerNorm needs no transpose and the convolution is at
-    its fastest; with the longer side before them its weight gradient takes half the time that it takes the other way
-    round, where rows of 8 patches leave a CPU's matrix units half empty. The kernel is (time, frequency), as stored.
-    """
+    """Grouped convolution, LayerNorm over channels without affine, GELU; a residual where widths agree."""
 
     def __init__(self, width_in: int, width_out: int, kernel: int, groups: int) -> None:
         super().__init__()
@@ -26,46 +27,52 @@ class DecoderBlock(nn.Module):
         self.conv = nn.Conv2d(width_in, width_out, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, T, C_in) to (B, F, T, C_out)."""
-        y, residual = grouped_convolution(x.permute(0, 3, 1, 2), self.conv)
-        y = F.gelu(F.layer_norm(y.permute(0, 2, 3, 1), y.shape[1:2], eps=1e-5))
-        return residual.permute(0, 2, 3, 1) + y if self.residual else y
+        """(B, C_in, T, F) to (B, C_out, T, F)."""
+        y = self.conv(x).permute(0, 2, 3, 1)
+        y = F.gelu(F.layer_norm(y, y.shape[-1:], eps=1e-5)).permute(0, 3, 1, 2)
+        return x + y if self.residual else y
 
 
 class ConvDecoder(nn.Module):
-    """Predicts the teacher's targets at masked patches from the student's visible ones."""
+    """Convolutions over the map of patches. Mask tokens are noise, N(0, decoder_noise^2); no positions are added."""
 
-    def __init__(self, embed_dim: int, config: DecoderConfig) -> None:
+    def __init__(self, settings: PretrainingSettings) -> None:
         super().__init__()
-        widths = [embed_dim] + [config.width] * config.layers
-        self.blocks = nn.ModuleList(
-            DecoderBlock(before, after, config.kernel, config.groups) for before, after in itertools.pairwise(widths)
+        self.noise = settings.decoder_noise
+        widths = [settings.embed_dim] + [settings.decoder_width] * settings.decoder_layers
+        self.blocks = nn.Sequential(
+            *(
+                DecoderBlock(before, after, settings.decoder_kernel, settings.decoder_groups)
+                for before, after in itertools.pairwise(widths)
+            )
         )
-        self.projection = Linear(config.width, embed_dim)
+        self.projection = nn.Linear(settings.decoder_width, settings.embed_dim)
 
-    def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor, canvas: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, masks: Masks, keys: Tensor, grid: Grid) -> Tensor:
         """Predict the masked patches of every clone.
 
         Args:
             tokens: (B * M, K, D) the student's output at visible patches, without CLS.
-            visible: (B * M, K) their places.
-            masked: (B * M, N - K) the other places.
-            canvas: (B * M * N, D) what masked places start from, a sequence's places in the order of its map, which
-                is frequency by frequency; visible patches are written into it.
+            masks: which patches those are, and which are masked.
+            keys: (B, M) int32, from which the noise follows.
+            grid: T x F patches.
 
         Returns:
-            (B * M, N - K, D), in the order of ``masked``. Only these rows go through the last projection.
+            (B * M, N - K, D), in the order of ``masks.masked``. Only these rows go through the last projection.
         """
-        sequences, kept, dim = tokens.shape
-        times = (kept + masked.shape[1]) // FREQUENCY_PATCHES
-        start = torch.arange(sequences, device=tokens.device).unsqueeze(1) * times * FREQUENCY_PATCHES
+        visible, masked = masks.visible.flatten(0, 1), masks.masked.flatten(0, 1)
+        x = self.mask_tokens(tokens, keys.flatten(), grid.patches)
+        x = put_rows(x, visible, tokens).unflatten(1, grid).permute(0, 3, 1, 2)  # (B * M, D, T, F)
+        x = self.blocks(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B * M, N, C)
+        return self.projection(take_rows(x, masked))
 
-        def rows(places: Tensor) -> Tensor:  # of the map; patches are numbered time by time
-            return (start + places % FREQUENCY_PATCHES * times + places // FREQUENCY_PATCHES).flatten()
+    def mask_tokens(self, tokens: Tensor, keys: Tensor, patches: int) -> Tensor:
+        """Noise for every patch of every sequence, (S, N, D), like ``tokens`` (S, K, D)."""
+        sequences, _, dim = tokens.shape
+        if self.noise == 0.0:
+            return tokens.new_zeros(sequences, patches, dim)
+        return normals(keys, patches * dim).mul_(self.noise).to(tokens.dtype).view(sequences, patches, dim)
 
-        x = canvas.index_copy_(0, rows(visible), tokens.reshape(-1, dim))
-        x = x.view(sequences, FREQUENCY_PATCHES, times, dim)
-        for block in self.blocks:
-            x = block(x)
-        wanted = x.reshape(-1, x.shape[-1]).index_select(0, rows(masked))
-        return self.projection(wanted).view(sequences, masked.shape[1], -1)
+
+DECODERS: dict[str, type[nn.Module]] = {"convolution": ConvDecoder}
+"""The choices of ``model.decoder``."""

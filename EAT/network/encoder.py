@@ -2,98 +2,130 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import ConfigError
 from .block import Block
-from .patches import PatchEmbedding
-from .positions import FixedPositions
-from .settings import EncoderConfig
+from .patches import Grid, PatchEmbedding
+from .positions import POSITIONS, TIME_PATCHES, Positions
+from .rows import take_rows
+from .settings import EncoderSettings, choose
+
+
+def initialise_eat(encoder: nn.Module) -> None:
+    """Weights of every Linear from N(0, 0.02), biases 0; all else as PyTorch or the modules themselves have it."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+
+
+INITIALISATIONS: dict[str, Callable[[nn.Module], None]] = {"eat": initialise_eat}
+"""The choices of ``model.initialisation``: functions that draw an encoder's weights."""
+
+
+def check_frames(
+    frames: int, what: str, patch_size: int = 16, mel_bins: int = 128, longest: int = 16 * TIME_PATCHES
+) -> Grid:
+    """The patches of so many frames. Raises ConfigError unless they are a multiple of the patch size, within reach."""
+    if frames < patch_size or frames % patch_size:
+        near = dict.fromkeys(max(1, nearest(frames / patch_size)) * patch_size for nearest in (math.floor, math.ceil))
+        raise ConfigError(
+            f"{what} is {frames}; it must be a multiple of {patch_size} frames, such as {' or '.join(map(str, near))}."
+        )
+    if frames > longest:
+        raise ConfigError(
+            f"{what} is {frames} frames, but positions reach {longest} frames ({longest / 6000:.2g} minutes at 10 ms); "
+            "use shorter clips or windows."
+        )
+    return Grid(frames // patch_size, mel_bins // patch_size)
 
 
 class EncoderOutput(NamedTuple):
-    """What the encoder computed. ``blocks`` and ``ffn`` are empty unless they were asked for."""
+    """What the encoder computed. ``blocks`` and ``feed_forward`` are empty unless they were asked for."""
 
     tokens: Tensor
     """(B', 1 + patches, D): the last block's output, CLS first. B' is B, or B * M where patches were masked."""
     blocks: list[Tensor]
-    """Each block's output, as ``tokens``."""
-    ffn: list[Tensor]
+    """Each block's output, as ``tokens``; the first is the input to the first block."""
+    feed_forward: list[Tensor]
     """Each block's feed-forward output before residual and norm, as ``tokens``."""
 
 
 class Encoder(nn.Module):
     """Patches, positions, CLS, one LayerNorm, then ``depth`` post-norm Transformer blocks."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
-        self.config = config
-        dim = config.embed_dim
-        self.patches = PatchEmbedding(dim)
-        self.positions = FixedPositions(dim)
+        self.settings = settings
+        dim, size = settings.embed_dim, settings.patch_size
+        self.patches = PatchEmbedding(settings)
+        table = Grid(TIME_PATCHES, settings.mel_bins // size)
+        self.positions = Positions(choose(POSITIONS, settings.positions, "model.positions")(dim, table))
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim).normal_())
-        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
-        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(
-            Block(dim, config.num_heads, config.mlp_ratio, config.norm_eps, rate) for rate in rates
-        )
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        self.norm = nn.LayerNorm(dim, eps=settings.norm_eps)
+        rates = torch.linspace(0, settings.drop_path, settings.depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(Block(settings, rate) for rate in rates)
+        choose(INITIALISATIONS, settings.initialisation, "model.initialisation")(self)
 
-    def embed(self, filterbank: Tensor) -> Tensor:
-        """(B, 1, frames, 128) to patches with their positions, (B, N, D)."""
-        return self.positions(self.patches(filterbank))
+    @property
+    def max_frames(self) -> int:
+        """The longest clip that positions reach, in frames."""
+        settings = self.settings
+        return self.positions.table.shape[1] // (settings.mel_bins // settings.patch_size) * settings.patch_size
+
+    def grid(self, frames: int, what: str = "the filterbank's length") -> Grid:
+        """The patches of a filterbank of so many frames.
+
+        Raises:
+            ConfigError: unless they are a positive multiple of the patch size that positions reach.
+        """
+        return check_frames(frames, what, self.settings.patch_size, self.settings.mel_bins, self.max_frames)
 
     def forward(
         self,
         filterbank: Tensor,
         visible: Tensor | None = None,
         key_mask: Tensor | None = None,
-        collect_blocks: bool = False,
-        collect_ffn: bool = False,
-        only_cls: bool = False,
+        *,
+        collect: bool = False,
+        depth: int | None = None,
+        cls_only: bool = False,
     ) -> EncoderOutput:
         """Encode a batch of normalised filterbanks.
 
         Args:
-            filterbank: (B, 1, frames, 128), frames a multiple of 16.
+            filterbank: (B, 1, frames, mel bins), frames a multiple of the patch size.
             visible: (B, M, K) indices of the patches that stay visible in each of a clip's M clones; None keeps all.
             key_mask: (B, 1 + N), True at CLS and at patches that hold audio; None attends everywhere.
-            collect_blocks: keep every block's output.
-            collect_ffn: keep every block's feed-forward output.
-            only_cls: compute nothing of the last block but its CLS token, which spares most of that block's work.
+            collect: keep every block's output and feed-forward output.
+            depth: blocks that run; None runs all.
+            cls_only: compute nothing of the last block but its CLS token, which spares most of that block's work.
 
         Returns:
             EncoderOutput with B * M sequences of 1 + K tokens (clones of a clip adjacent), or B of 1 + N; with
-            ``only_cls`` the last block's have one token.
+            ``cls_only`` the last block's have one token.
         """
-        patches = self.embed(filterbank)
+        patches = self.positions(self.patches(filterbank))  # (B, N, D)
         if visible is not None:
-            patches = select_visible(patches, visible)
+            patches = take_rows(patches, visible.flatten(1)).view(-1, visible.shape[-1], patches.shape[-1])
         cls = self.cls_token.expand(patches.shape[0], -1, -1)
         x = self.norm(torch.cat([cls, patches], dim=1))
-        output = EncoderOutput(x, [], [])
-        for block in self.blocks:
-            settings = (key_mask, only_cls and block is self.blocks[-1], collect_ffn)
-            if self.config.activation_checkpointing and self.training:
-                x, f = checkpoint(block, x, *settings, use_reentrant=False)
+        outputs, feed_forward = [x], []
+        blocks = list(self.blocks)[:depth]
+        for number, block in enumerate(blocks, 1):
+            rows = 1 if cls_only and number == len(blocks) else None
+            if self.settings.activation_checkpointing and self.training:
+                x, f = checkpoint(block, x, key_mask, rows, use_reentrant=False)
             else:
-                x, f = block(x, *settings)
-            if collect_blocks:
-                output.blocks.append(x)
-            if collect_ffn:
-                output.ffn.append(f)
-        return output._replace(tokens=x)
-
-
-def select_visible(patches: Tensor, visible: Tensor) -> Tensor:
-    """Pick each clone's visible patches: (B, N, D) and (B, M, K) indices to (B * M, K, D)."""
-    batch, clones, kept = visible.shape
-    rows = visible + torch.arange(batch, device=visible.device).view(-1, 1, 1) * patches.shape[1]
-    picked = patches.reshape(-1, patches.shape[-1]).index_select(0, rows.flatten())
-    return picked.view(batch * clones, kept, -1)
+                x, f = block(x, key_mask, rows)
+            if collect:
+                outputs.append(x)
+                feed_forward.append(f)
+        return EncoderOutput(x, outputs if collect else [], feed_forward)

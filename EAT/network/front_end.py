@@ -1,14 +1,20 @@
-"""Waveform to normalised log-mel filterbank (method section 1), batched, on any device.
+"""Waveform to what the encoder eats (method section 1), batched, on any device. :data:`FRONT_ENDS` has the choices.
 
-The arithmetic and its order are those of Kaldi's filterbank as ``torchaudio.compliance.kaldi.fbank`` computes it with
-25 ms Hanning windows every 10 ms and 128 HTK mel bins; results agree to 1e-5.
+A front end is an object with its rate, window, hop and bins, ``frames(samples)``, ``samples`` (how much of a clip it
+needs), and ``(waveforms, lengths) -> (B, 1, target_length, bins)``.
+
+The arithmetic of :func:`filterbank` and its order are those of Kaldi's filterbank as
+``torchaudio.compliance.kaldi.fbank`` computes it with 25 ms Hanning windows every 10 ms and 128 HTK mel bins; results
+agree to 1e-5.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,47 +22,134 @@ from torch import Tensor
 
 from ..audio.resampling import SAMPLE_RATE
 from ..errors import ConfigError
-from .settings import MEL_BINS, check_target_length
 
-FRAME_LENGTH = 400
-"""Samples in a frame: 25 ms."""
-FRAME_SHIFT = 160
-"""Samples from one frame to the next: 10 ms."""
+AUDIOSET_MEAN, AUDIOSET_STD = -4.268, 4.569
+"""Normalisation of AudioSet's filterbanks."""
 FFT_SIZE = 512
 PREEMPHASIS = 0.97
-LOW_HZ, HIGH_HZ = 20.0, 8000.0
 
 
-def frame_count(samples: int) -> int:
-    """Frames of a waveform of that many 16 kHz samples; a clip shorter than a frame is padded to one."""
-    return 1 + max(0, samples - FRAME_LENGTH) // FRAME_SHIFT
+def mel(hertz: float) -> float:
+    """The HTK mel scale: 1127 ln(1 + f / 700)."""
+    return 1127.0 * math.log(1.0 + hertz / 700.0)
 
 
-def sample_count(frames: int) -> int:
-    """The fewest 16 kHz samples that give that many frames."""
-    return FRAME_LENGTH + (frames - 1) * FRAME_SHIFT
+@dataclass(frozen=True)
+class FrontEnd:
+    """Log-mel filterbanks after Kaldi, normalised by a training set's constants.
+
+    Args:
+        target_length: frames that every clip is padded or cut to.
+        norm_mean: mean of the training set's filterbank.
+        norm_std: its standard deviation. Values become (x - mean) / (2 std).
+
+    Raises:
+        ConfigError: for a ``target_length`` or ``norm_std`` that is not positive.
+    """
+
+    target_length: int
+    norm_mean: float = AUDIOSET_MEAN
+    norm_std: float = AUDIOSET_STD
+
+    sample_rate: ClassVar[int] = SAMPLE_RATE
+    """Of the waveforms, in Hz."""
+    window: ClassVar[int] = 400
+    """Samples in a frame: 25 ms."""
+    hop: ClassVar[int] = 160
+    """Samples from one frame to the next: 10 ms."""
+    bins: ClassVar[int] = 128
+    low_hz: ClassVar[float] = 20.0
+    high_hz: ClassVar[float] = 8000.0
+
+    def __post_init__(self) -> None:
+        if self.target_length < 1:
+            raise ConfigError(f"target_length is {self.target_length}; it must be a number of frames, such as 1024.")
+        if not self.norm_std > 0.0 or not math.isfinite(self.norm_mean):
+            raise ConfigError(
+                f"norm_mean {self.norm_mean} and norm_std {self.norm_std} cannot normalise; "
+                "give the training set's own mean and (positive) standard deviation."
+            )
+
+    @classmethod
+    def take(cls, given: Mapping[str, Any]) -> FrontEnd | None:
+        """The front end that a task's settings describe; None where one of the three constants is missing."""
+        values = [given.get(name) for name in ("target_length", "norm_mean", "norm_std")]
+        if any(value is None for value in values):
+            return None
+        length, mean, std = values
+        return cls(int(length), float(mean), float(std))  # type: ignore[arg-type]
+
+    def constants(self) -> dict[str, Any]:
+        """Target length and normalisation, by the names of settings."""
+        return asdict(self)
+
+    @classmethod
+    def frames(cls, samples: int) -> int:
+        """Frames of a waveform of that many samples; one that is shorter than a frame is padded to one."""
+        return 1 + max(0, samples - cls.window) // cls.hop
+
+    @classmethod
+    def samples_for(cls, frames: int) -> int:
+        """The fewest samples that give that many frames."""
+        return cls.window + (frames - 1) * cls.hop
+
+    @property
+    def samples(self) -> int:
+        """Samples that fill ``target_length`` frames; more are cut."""
+        return self.samples_for(self.target_length)
+
+    def __call__(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Compute normalised filterbanks.
+
+        Args:
+            waveforms: (B, samples) at the front end's rate in [-1, 1], each followed by anything up to the longest's
+                length.
+            lengths: (B,) samples of each clip; None means that all fill the row.
+
+        Returns:
+            (B, 1, target_length, bins) float32. Frames past a clip's end hold (0 - mean) / (2 std).
+        """
+        longest = waveforms.shape[1]
+        if lengths is None:
+            waveforms = waveforms - waveforms.mean(dim=1, keepdim=True)
+        else:
+            inside = torch.arange(longest, device=waveforms.device) < lengths[:, None]
+            waveforms = torch.where(inside, waveforms, 0.0)
+            mean = waveforms.sum(dim=1, keepdim=True) / lengths[:, None]
+            waveforms = torch.where(inside, waveforms - mean, 0.0)
+        features = filterbank(waveforms[:, : self.samples])  # (B, frames, bins)
+        if lengths is not None:
+            real = torch.arange(features.shape[1], device=features.device) < self.real_frames(lengths)[:, None]
+            features = torch.where(real[..., None], features, 0.0)
+        features = F.pad(features, (0, 0, 0, self.target_length - features.shape[1]))
+        return ((features - self.norm_mean) / (2.0 * self.norm_std)).unsqueeze(1)
+
+    def real_frames(self, lengths: Tensor) -> Tensor:
+        """Frames of each clip that hold audio, at most ``target_length``: (B,) samples to (B,)."""
+        frames = 1 + (lengths - self.window).clamp(min=0) // self.hop
+        return frames.clamp(max=self.target_length)
+
+
+FRONT_ENDS: dict[str, type[FrontEnd]] = {"log_mel": FrontEnd}
+"""The choices of ``task.spectrogram``."""
 
 
 # Constants are kept from the first call on; made in inference mode, they could not be trained through later.
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _window(device: torch.device) -> Tensor:
-    return torch.hann_window(FRAME_LENGTH, periodic=False, dtype=torch.float32).to(device)
+    return torch.hann_window(FrontEnd.window, periodic=False, dtype=torch.float32).to(device)
 
 
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _mel_weights(device: torch.device) -> Tensor:
-    """Triangular filters on the HTK mel scale, (FFT_SIZE / 2 + 1, MEL_BINS)."""
-
-    def mel(hertz: float) -> float:
-        return 1127.0 * math.log(1.0 + hertz / 700.0)
-
-    low = mel(LOW_HZ)
-    step = (mel(HIGH_HZ) - low) / (MEL_BINS + 1)
-    band = torch.arange(MEL_BINS).unsqueeze(1)  # (bins, 1)
+    """Triangular filters on the HTK mel scale, (FFT_SIZE / 2 + 1, bins)."""
+    low = mel(FrontEnd.low_hz)
+    step = (mel(FrontEnd.high_hz) - low) / (FrontEnd.bins + 1)
+    band = torch.arange(FrontEnd.bins).unsqueeze(1)  # (bins, 1)
     left, centre, right = low + band * step, low + (band + 1.0) * step, low + (band + 2.0) * step
-    hertz = SAMPLE_RATE / FFT_SIZE * torch.arange(FFT_SIZE // 2)
+    hertz = FrontEnd.sample_rate / FFT_SIZE * torch.arange(FFT_SIZE // 2)
     bins = (1127.0 * (1.0 + hertz / 700.0).log()).unsqueeze(0)  # (1, FFT_SIZE / 2)
     weights = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)
     return F.pad(weights, (0, 1)).t().contiguous().to(device)
@@ -72,9 +165,9 @@ def filterbank(waveforms: Tensor) -> Tensor:
         (..., frames, 128) float32, natural logarithm of mel energies floored at float32's epsilon.
     """
     waveforms = waveforms.float()
-    if waveforms.shape[-1] < FRAME_LENGTH:
-        waveforms = F.pad(waveforms, (0, FRAME_LENGTH - waveforms.shape[-1]))
-    frames = waveforms.unfold(-1, FRAME_LENGTH, FRAME_SHIFT)  # (..., frames, 400)
+    if waveforms.shape[-1] < FrontEnd.window:
+        waveforms = F.pad(waveforms, (0, FrontEnd.window - waveforms.shape[-1]))
+    frames = waveforms.unfold(-1, FrontEnd.window, FrontEnd.hop)  # (..., frames, 400)
     frames = frames - frames.mean(dim=-1, keepdim=True)
     # Product and difference are rounded one after the other: a fused multiply-add, though more exact, would differ
     # from the reference by up to 1e-3 where a bin holds next to nothing.
@@ -85,58 +178,6 @@ def filterbank(waveforms: Tensor) -> Tensor:
     return (power @ _mel_weights(waveforms.device)).clamp_(min=torch.finfo(torch.float32).eps).log_()
 
 
-@dataclass(frozen=True)
-class FrontEnd:
-    """Turns waveforms into what the encoder eats.
-
-    Args:
-        target_length: frames that every clip is padded or cut to; a multiple of 16.
-        norm_mean: mean of the training set's filterbank.
-        norm_std: its standard deviation. Values become (x - mean) / (2 std).
-
-    Raises:
-        ConfigError: for a ``target_length`` that is no multiple of 16, or a ``norm_std`` that is not positive.
-    """
-
-    target_length: int
-    norm_mean: float = -4.268
-    norm_std: float = 4.569
-
-    def __post_init__(self) -> None:
-        check_target_length(self.target_length)
-        if not self.norm_std > 0.0 or not math.isfinite(self.norm_mean):
-            raise ConfigError(
-                f"norm_mean {self.norm_mean} and norm_std {self.norm_std} cannot normalise; "
-                "give the training set's own mean and (positive) standard deviation."
-            )
-
-    @property
-    def samples(self) -> int:
-        """16 kHz samples that fill ``target_length`` frames; more are cut."""
-        return sample_count(self.target_length)
-
-    def __call__(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Compute normalised filterbanks.
-
-        Args:
-            waveforms: (B, samples) at 16 kHz in [-1, 1], each followed by anything up to the longest's length.
-            lengths: (B,) samples of each clip; None means that all fill the row.
-
-        Returns:
-            (B, 1, target_length, 128) float32. Frames past a clip's end hold (0 - mean) / (2 std).
-        """
-        longest = waveforms.shape[1]
-        if lengths is None:
-            waveforms = waveforms - waveforms.mean(dim=1, keepdim=True)
-        else:
-            inside = torch.arange(longest, device=waveforms.device) < lengths[:, None]
-            waveforms = torch.where(inside, waveforms, 0.0)
-            mean = waveforms.sum(dim=1, keepdim=True) / lengths[:, None]
-            waveforms = torch.where(inside, waveforms - mean, 0.0)
-        features = filterbank(waveforms[:, : self.samples])  # (B, frames, 128)
-        if lengths is not None:
-            frames = 1 + (lengths - FRAME_LENGTH).clamp(min=0) // FRAME_SHIFT
-            real = torch.arange(features.shape[1], device=features.device) < frames[:, None]
-            features = torch.where(real[..., None], features, 0.0)
-        features = F.pad(features, (0, 0, 0, self.target_length - features.shape[1]))
-        return ((features - self.norm_mean) / (2.0 * self.norm_std)).unsqueeze(1)
+FRAME_LENGTH, FRAME_SHIFT = FrontEnd.window, FrontEnd.hop
+LOW_HZ, HIGH_HZ = FrontEnd.low_hz, FrontEnd.high_hz
+frame_count, sample_count = FrontEnd.frames, FrontEnd.samples_for

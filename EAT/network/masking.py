@@ -1,23 +1,25 @@
-"""Inverse block masking (method section 3), for a whole batch at once.
+"""Which patches of a clip the student sees (method section 3), for a whole batch at once.
 
-A mask follows from (seed, epoch, clip, clone) alone: its random numbers are a hash of those four and a counter.
-No generator state exists, so neither the number of workers or devices, nor the order of clips, nor a resumed run
-changes a mask, and CPU and GPU draw the same ones.
+A choice of :data:`MASKINGS` is a function ``(settings, grid, keys, filterbank) -> Masks``. Its random numbers come from
+the keys, one for each clone (:mod:`EAT.network.random`); the filterbank is for maskings that look at the signal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .settings import FREQUENCY_PATCHES, MaskConfig
+from .patches import Grid
+from .random import words
+from .settings import MaskSettings
 
 
 class Masks(NamedTuple):
-    """Places of every clone's patches; both in increasing order along the last axis, int64."""
+    """Indices of every clone's patches; both in increasing order along the last axis, int64."""
 
     visible: Tensor
     """(B, M, K)"""
@@ -25,87 +27,74 @@ class Masks(NamedTuple):
     """(B, M, N - K)"""
 
 
-def _as_int32(value: int) -> int:
-    """The signed 32-bit number with the same bits as ``value`` modulo 2^32."""
-    return (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)
-
-
-_MULTIPLIER_1 = _as_int32(0x7FEB352D)
-_MULTIPLIER_2 = _as_int32(0x846CA68B)
-_STRIDE = _as_int32(0x9E3779B9)
-
-
-def _scramble(x: Tensor) -> Tensor:
-    """A bijection of 32-bit words whose every output bit depends on every input bit (Wellons' lowbias32)."""
-    x = x ^ ((x >> 16) & 0xFFFF)
-    x = x * _MULTIPLIER_1
-    x = x ^ ((x >> 15) & 0x1FFFF)
-    x = x * _MULTIPLIER_2
-    return x ^ ((x >> 16) & 0xFFFF)
-
-
-def _mask_keys(seed: int, epoch: int, clips: Tensor, clones: int) -> Tensor:
-    """One 32-bit key per mask, (B, M)."""
-    key = torch.full_like(clips, _as_int32(seed), dtype=torch.int32)
-    clone = torch.arange(clones, dtype=torch.int32, device=clips.device)
-    for word in (torch.full_like(key, _as_int32(epoch)), clips.to(torch.int32), (clips >> 32).to(torch.int32)):
-        key = _scramble(key * _STRIDE + word + 1)
-    return _scramble(key.unsqueeze(1) * _STRIDE + clone + 1)
-
-
-def _block_map(centres: Tensor, time_patches: int, length: int) -> Tensor:
-    """True within ``length // 2`` patches of a centre in both directions: (B, M, n) to (B, M, T, F)."""
-    reach = length // 2
-
-    def near(index: Tensor, size: int) -> Tensor:  # (B, M, n, size)
-        return (torch.arange(size, device=index.device) - index.unsqueeze(-1)).abs() <= reach
-
-    time, frequency = centres // FREQUENCY_PATCHES, centres % FREQUENCY_PATCHES
-    rows, columns = near(time, time_patches).float(), near(frequency, FREQUENCY_PATCHES).float()
-    return torch.matmul(rows.transpose(-1, -2), columns) > 0
-
-
-def inverse_block_masks(
-    config: MaskConfig, time_patches: int, clips: Tensor, clones: int, *, seed: int, epoch: int
-) -> Masks:
-    """Draw the masks of a batch.
+def inverse_block(settings: MaskSettings, grid: Grid, keys: Tensor, filterbank: Tensor | None = None) -> Masks:
+    """Inverse block masking: keep a fraction of 1 - mask_prob in square blocks, mask the rest.
 
     1. floor(N ((1 - mask_prob) + adjust) / length^2) block centres, uniform, with replacement;
     2. each keeps its length x length neighbourhood, cut off at the grid's edges;
     3. exactly floor(N (1 - mask_prob)) patches are kept: surplus ones dropped at random, missing ones added at random.
 
     Args:
-        config: shares and block length.
-        time_patches: T; the grid is T x 8.
-        clips: (B,) int64, a number that identifies each clip, such as its line in the manifest.
-        clones: masks per clip (M).
-        seed: of the run.
-        epoch: of the run.
+        settings: fractions and block length.
+        grid: T x F patches.
+        keys: (B, M) int32.
+        filterbank: not looked at.
 
     Returns:
-        Masks on the device of ``clips``.
+        Masks on the device of ``keys``.
 
     Raises:
-        ConfigError: where the share leaves no patch visible, or none masked.
+        ConfigError: where the fraction leaves no patch visible, or none masked.
     """
-    patches = time_patches * FREQUENCY_PATCHES
-    kept = config.kept(patches)
-    blocks = config.blocks(patches)
+    patches = grid.patches
+    visible_fraction = (1.0 - settings.mask_prob) + settings.mask_prob_adjust
+    blocks = max(0, int(patches * visible_fraction / settings.mask_length**2))
+    drawn = words(keys, patches + blocks)  # (B, M, N + n)
+    centres = ((drawn[..., patches:].long() & 0xFFFFFFFF) * patches) >> 32
+    in_block = _block_map(centres, grid, settings.mask_length).flatten(2)
+    return keep(settings.kept(patches), drawn[..., :patches], in_block)
 
-    counter = torch.arange(1, patches + blocks + 1, dtype=torch.int32, device=clips.device)
-    words = _scramble(_mask_keys(seed, epoch, clips, clones).unsqueeze(-1) + counter * _STRIDE)  # (B, M, N + n)
 
-    # Rank patches: those in blocks first, each group in random order; the index in the low bits makes ranks unique,
-    # so that the count is exact and every device breaks ties alike.
+def random_patches(settings: MaskSettings, grid: Grid, keys: Tensor, filterbank: Tensor | None = None) -> Masks:
+    """Random masking: every patch is as likely to be kept as any other, floor(N (1 - mask_prob)) of them."""
+    return keep(settings.kept(grid.patches), words(keys, grid.patches))
+
+
+MASKINGS: dict[str, Callable[[MaskSettings, Grid, Tensor, Tensor | None], Masks]] = {
+    "inverse_block": inverse_block,
+    "random": random_patches,
+}
+"""The choices of ``model.masking``."""
+
+
+def keep(count: int, order: Tensor, first: Tensor | None = None) -> Masks:
+    """Masks that keep ``count`` patches in random order, those of ``first`` before all others.
+
+    Args:
+        count: patches that stay visible.
+        order: (B, M, N) random int32 words.
+        first: (B, M, N) True at patches that are kept as long as there is room; None knows none.
+    """
+    patches = order.shape[-1]
+    # The index in the low bits makes ranks unique, so that the count is exact and every device breaks ties alike.
     index_bits = (patches - 1).bit_length()
-    order = (words[..., :patches] >> 2) & (0x3FFFFFFF >> index_bits << index_bits)
-    order = order | torch.arange(patches, dtype=torch.int32, device=clips.device)
-    if blocks:
-        drawn = words[..., patches:].long() & 0xFFFFFFFF
-        in_block = _block_map((drawn * patches) >> 32, time_patches, config.mask_length).flatten(2)
-        order = order | ((~in_block).to(torch.int32) << 30)
-    ranked = _sort(order) & ((1 << index_bits) - 1)
-    return Masks(_sort(ranked[..., :kept]).long(), _sort(ranked[..., kept:]).long())
+    rank = (order >> 2) & (0x3FFFFFFF >> index_bits << index_bits)
+    rank = rank | torch.arange(patches, dtype=torch.int32, device=order.device)
+    if first is not None:
+        rank = rank | ((~first).to(torch.int32) << 30)
+    ranked = _sort(rank) & ((1 << index_bits) - 1)
+    return Masks(_sort(ranked[..., :count]).long(), _sort(ranked[..., count:]).long())
+
+
+def _block_map(centres: Tensor, grid: Grid, length: int) -> Tensor:
+    """True within ``length // 2`` patches of a centre in both directions: (B, M, n) to (B, M, T, F)."""
+
+    def near(index: Tensor, size: int) -> Tensor:  # (B, M, n, size)
+        return (torch.arange(size, device=index.device) - index.unsqueeze(-1)).abs() <= length // 2
+
+    rows = near(centres // grid.frequency, grid.time).float()
+    columns = near(centres % grid.frequency, grid.frequency).float()
+    return torch.matmul(rows.transpose(-1, -2), columns) > 0
 
 
 def _sort(x: Tensor) -> Tensor:

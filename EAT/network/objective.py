@@ -1,128 +1,121 @@
-"""Targets and the utterance-frame objective (method sections 5 and 6): plain functions of tensors."""
+"""What the student predicts, how far off it is, and what one watches (method sections 5 and 6), by name.
+
+Three tables. :data:`TARGETS`: modules ``(teacher's encoder, batch) -> named targets``. :data:`TERMS`: functions
+``Comparison -> scalar``, whose weights the criterion has. :data:`WATCHED`: pairs of functions, ``Comparison -> sums``
+and ``sums over all devices -> value``, because a standard deviation over devices is no mean of standard deviations.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from .encoder import Encoder
+from .settings import TeacherSettings
+
+Targets = dict[str, Tensor]
 
 
-def teacher_targets(ffn_outputs: Sequence[Tensor]) -> Tensor:
-    """Average the blocks' feed-forward outputs into regression targets, in float32.
+def averaged_targets(outputs: Sequence[Tensor]) -> Tensor:
+    """Average the blocks' outputs into regression targets, in float32.
 
     Each output is instance-normalised over the patch axis per channel (eps 1e-5), the results are averaged over the
     blocks, and the average is layer-normalised over channels (eps 1e-5); neither norm has an affine part.
 
     Args:
-        ffn_outputs: per block (B, 1 + N, D), CLS first.
+        outputs: per block (B, 1 + N, D), CLS first.
 
     Returns:
         (B, N, D) float32.
     """
     total: Tensor | None = None
-    for output in ffn_outputs:
+    for output in outputs:
         patches = output[:, 1:].float()
         # Two means, because torch.var_mean over an outer axis is five times as slow on a CPU.
         centred = patches - patches.mean(dim=1, keepdim=True)
         scale = torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + 1e-5)  # (B, 1, D)
         total = centred.mul_(scale) if total is None else total.addcmul_(centred, scale)
-    assert total is not None, "teacher_targets needs at least one block"
-    return F.layer_norm(total / len(ffn_outputs), total.shape[-1:], eps=1e-5)
+    assert total is not None, "averaged_targets needs at least one block"
+    return F.layer_norm(total / len(outputs), total.shape[-1:], eps=1e-5)
 
 
-def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """e(a, b) = sum over channels of (a - b)^2, divided by sqrt(D): (..., D) and (..., D) to (...), in float32."""
-    return (a.float() - b.float()).square().sum(dim=-1) / a.shape[-1] ** 0.5
+class AveragedFeedForward(nn.Module):
+    """EAT's: ``frame``, all blocks' feed-forward outputs averaged; ``utterance``, the mean of that over patches."""
+
+    def __init__(self, settings: TeacherSettings) -> None:
+        super().__init__()
+
+    def forward(self, encoder: Encoder, filterbank: Tensor) -> Targets:
+        """(B, 1, frames, mel bins), unmasked, to ``frame`` (B, N, D) and ``utterance`` (B, D), float32."""
+        frame = averaged_targets(encoder(filterbank, collect=True).feed_forward)
+        return {"frame": frame, "utterance": frame.mean(dim=1)}
 
 
-def frame_loss(predictions: Tensor, targets: Tensor, places: Tensor) -> Tensor:
-    """Mean of e(prediction, target) over every masked patch of every clone: a scalar in float32.
-
-    Args:
-        predictions: (P, D).
-        targets: (B * N, D) of all patches of all clips, without a gradient.
-        places: (P,) the row of ``targets`` that each prediction is compared with.
-    """
-    return _FrameLoss.apply(predictions, targets, places)
+TARGETS: dict[str, type[nn.Module]] = {"averaged_feed_forward": AveragedFeedForward}
+"""The choices of ``model.targets``."""
 
 
-class _FrameLoss(torch.autograd.Function):
-    """The loss and its gradient by blocks of rows that fit in a CPU's cache.
+class Comparison(NamedTuple):
+    """What loss terms and watched quantities see of a batch."""
 
-    Neither float32 predictions nor a gathered copy of the targets, each larger than the decoder's output, is ever
-    written to memory. The gradient is worked out in the backward pass, where half precision's loss scale is known.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, predictions: Tensor, targets: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(predictions, targets, places)
-        total = targets.new_zeros((), dtype=torch.float32 if predictions.dtype != torch.float64 else torch.float64)
-        for _, difference in _differences(predictions, targets, places):
-            total += difference.square_().sum()
-        return total / (len(predictions) * predictions.shape[1] ** 0.5)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        predictions, targets, places = ctx.saved_tensors
-        gradient = torch.empty_like(predictions)
-        scale = gradients[0] * (2.0 / (len(predictions) * predictions.shape[1] ** 0.5))
-        for rows, difference in _differences(predictions, targets, places):
-            gradient[rows] = difference.mul_(scale)
-        return gradient, None, None
+    predictions: Tensor
+    """(P, D) the decoder's output at every masked patch of every clone."""
+    masked_targets: Tensor
+    """(P, D) float32, the frame targets at those patches."""
+    cls: Tensor
+    """(B, M, D) the student's CLS output."""
+    targets: Targets
+    """All targets, without gradients."""
 
 
-def _differences(predictions: Tensor, targets: Tensor, places: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    for rows in _row_blocks(predictions):
-        wanted = targets.index_select(0, places[rows])
-        yield rows, predictions[rows].to(wanted.dtype) - wanted
+def mean_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over rows of e(a, b) = sum over channels of (a - b)^2, divided by sqrt(D): (..., D) twice to a scalar."""
+    return F.mse_loss(a.to(b.dtype), b) * b.shape[-1] ** 0.5
 
 
-def _row_blocks(x: Tensor, block: int = 512) -> list[slice]:
-    """Row ranges to go through one by one on a CPU; everything at once elsewhere."""
-    size = block if x.device.type == "cpu" else max(1, len(x))
-    return [slice(start, start + size) for start in range(0, len(x), size)]
+def frame_loss(comparison: Comparison) -> Tensor:
+    """Mean of e(prediction, target) over every masked patch of every clone."""
+    return mean_distance(comparison.predictions, comparison.masked_targets)
 
 
-def utterance_loss(cls_outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean over clones of e(student's CLS output, mean over patches of the clip's targets): a scalar.
-
-    Args:
-        cls_outputs: (B * M, D), clones of a clip adjacent.
-        targets: (B, N, D).
-    """
-    utterance = targets.mean(dim=1)  # (B, D)
-    return squared_distance(
-        cls_outputs.view(utterance.shape[0], -1, utterance.shape[-1]), utterance.unsqueeze(1)
-    ).mean()
+def utterance_loss(comparison: Comparison) -> Tensor:
+    """Mean over clones of e(student's CLS output, the clip's utterance target)."""
+    target = comparison.targets["utterance"].unsqueeze(1)
+    return mean_distance(comparison.cls, target.expand_as(comparison.cls))
 
 
-def deviations(predictions: Tensor, targets: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviations of predictions and of their targets over all devices: what collapse guards watch.
+TERMS: dict[str, Callable[[Comparison], Tensor]] = {"frame": frame_loss, "utterance": utterance_loss}
+"""Loss terms; logged as ``{name}_loss``."""
 
-    Each is the mean over channels of sqrt(var + 1e-6), var unbiased, over the P rows that :func:`frame_loss` compares.
-    One collective for both.
 
-    Args:
-        predictions: (P, D).
-        targets: (B * N, D).
-        places: (P,) rows of ``targets``.
-    """
-    predictions, targets = predictions.detach(), targets.detach().float()
-    sums, squares = targets.new_zeros(2, predictions.shape[1])
-    for rows in _row_blocks(predictions):
-        block = predictions[rows].float()
-        sums += block.sum(dim=0)
-        squares += block.square().sum(dim=0)
-    times = torch.zeros_like(targets[:, 0]).index_add_(0, places, torch.ones_like(places, dtype=targets.dtype))
-    count = times.sum().unsqueeze(0)
-    packed = torch.cat([count, sums, squares, times @ targets, times @ targets.square()]).double()
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(packed)
-    count, moments = packed[0], packed[1:].view(2, 2, -1)
-    variances = (moments[:, 1] - moments[:, 0].square() / count) / (count - 1).clamp(min=1)
-    prediction_deviation, target_deviation = (variances.clamp(min=0) + 1e-6).sqrt().mean(dim=1).float()
-    return prediction_deviation, target_deviation
+def moments(x: Tensor) -> Tensor:
+    """Number of rows, sums and sums of squares of (P, D), as (1 + 2 D) float32 numbers that add up over devices."""
+    x = x.detach().float()
+    return torch.cat([x.new_full((1,), len(x)), x.sum(dim=0), x.square().sum(dim=0)])
+
+
+def standard_deviation(sums: Tensor) -> Tensor:
+    """Mean over channels of sqrt(var + 1e-6), var unbiased, from :func:`moments`: what collapse guards watch."""
+    count, totals = sums[0].double().clamp(min=1), sums[1:].double().view(2, -1)
+    variance = (totals[1] - totals[0].square() / count) / (count - 1).clamp(min=1)
+    return (variance.clamp(min=0) + 1e-6).sqrt().mean().float()
+
+
+class Watched(NamedTuple):
+    """A quantity that is logged beside the losses."""
+
+    sums: Callable[[Comparison], Tensor]
+    """A vector of a batch; vectors add up over accumulated batches and devices."""
+    value: Callable[[Tensor], Tensor]
+    """The number to log, from the sum."""
+
+
+WATCHED: dict[str, Watched] = {
+    "prediction_std": Watched(lambda comparison: moments(comparison.predictions), standard_deviation),
+    "target_std": Watched(lambda comparison: moments(comparison.masked_targets), standard_deviation),
+}
+"""Watched quantities, under the names that they are logged with."""

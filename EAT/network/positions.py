@@ -1,18 +1,21 @@
-"""Fixed two-dimensional sine-cosine positions (method section 2.2)."""
+"""Position tables (method section 2.2). A choice of :data:`POSITIONS` is a function ``(width, grid) -> table``."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .settings import FREQUENCY_PATCHES, MAX_TIME_PATCHES
+from .patches import Grid
+
+TIME_PATCHES = 768
+"""Length of a table along time: 768 patches of 16 frames are about two minutes."""
 
 
-def sine_cosine_positions(
-    embed_dim: int, time_patches: int = MAX_TIME_PATCHES, frequency_patches: int = FREQUENCY_PATCHES
-) -> Tensor:
-    """Position table of shape (1, time_patches * frequency_patches, embed_dim), time-major.
+def sine_cosine(embed_dim: int, grid: Grid) -> Tensor:
+    """Fixed two-dimensional sine-cosine positions, (1, N, embed_dim), time-major.
 
     The first half of the width encodes the frequency index, the second half the time index; each half is
     [sin, cos] of position * 10000^(-k / (embed_dim / 4)) for k = 0 ... embed_dim / 4 - 1. A row depends on its
@@ -27,19 +30,23 @@ def sine_cosine_positions(
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)  # (N, D/2)
 
     time, frequency = np.meshgrid(
-        np.arange(time_patches, dtype=np.float32), np.arange(frequency_patches, dtype=np.float32), indexing="ij"
+        np.arange(grid.time, dtype=np.float32), np.arange(grid.frequency, dtype=np.float32), indexing="ij"
     )
     return torch.from_numpy(np.concatenate([encode(frequency), encode(time)], axis=1)).unsqueeze(0)
 
 
-class FixedPositions(nn.Module):
+POSITIONS: dict[str, Callable[[int, Grid], Tensor]] = {"sine_cosine": sine_cosine}
+"""The choices of ``model.positions``."""
+
+
+class Positions(nn.Module):
     """The table as a module: stored in checkpoints, never trained, and float32 whatever the model's precision."""
 
     table: Tensor
 
-    def __init__(self, embed_dim: int) -> None:
+    def __init__(self, table: Tensor) -> None:
         super().__init__()
-        self.register_buffer("table", sine_cosine_positions(embed_dim))
+        self.register_buffer("table", table)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         exact = self.table

@@ -1,6 +1,8 @@
 """EAT's pre-training in one place, in the order of the paper: mask, encode, decode, compare with the teacher.
 
-Blocks know nothing of training and losses nothing of blocks; this module knows both.
+Blocks know nothing of training and losses nothing of blocks; this module knows both. The steps of
+:meth:`Pretraining.forward` are methods of their own and take tensors only, so that a variant replaces one of them and
+the whole can be compiled.
 """
 
 from __future__ import annotations
@@ -14,28 +16,48 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from . import objective
-from .decoder import ConvDecoder
+from .acceleration import accelerate
+from .decoder import DECODERS
 from .encoder import Encoder
-from .masking import Masks, inverse_block_masks
-from .noise import clip_noise
-from .settings import PretrainingConfig, check_target_length
+from .masking import MASKINGS, Masks
+from .objective import TARGETS, TERMS, WATCHED, Comparison, Targets
+from .random import clone_keys
+from .rows import take_rows
+from .settings import PretrainingSettings, choose
 from .teacher import Teacher
 
 TEACHER_PREFIX = "teacher."
 
 
-class PretrainingOutput(NamedTuple):
-    """The two terms of the objective, unweighted, and what one watches beside them; all scalars on the device."""
+class Batch(NamedTuple):
+    """What a step of pre-training sees: tensors on one device."""
 
-    frame_loss: Tensor
-    """Mean of e(prediction, target) over masked patches."""
-    utterance_loss: Tensor
-    """Mean of e(CLS, utterance target) over clones."""
-    prediction_deviation: Tensor
-    target_deviation: Tensor
-    masked_share: float
-    """Masked patches as a share of all."""
+    filterbank: Tensor
+    """(B, 1, frames, mel bins) normalised, in the student's precision."""
+    frames: Tensor
+    """(B,) int64: how many of each clip's frames hold audio; the others are padding."""
+    masks: Masks
+    """Visible and masked patches of each clip's M clones."""
+    keys: Tensor
+    """(B, M) int32: what random numbers of a clone follow from."""
+
+
+class Student(NamedTuple):
+    """What the student made of a batch."""
+
+    cls: Tensor
+    """(B, M, D)"""
+    predictions: Tensor
+    """(B * M, N - K, D), at the masked patches."""
+
+
+class Outcome(NamedTuple):
+    """The objective's terms, unweighted, and what one watches beside them; all on the device."""
+
+    terms: dict[str, Tensor]
+    """Scalars, by the names of :data:`EAT.network.objective.TERMS`."""
+    watched: dict[str, Tensor]
+    """Sums, by the names of :data:`EAT.network.objective.WATCHED`."""
 
 
 class Pretraining(nn.Module):
@@ -44,56 +66,65 @@ class Pretraining(nn.Module):
     In ``state_dict`` the teacher appears as ``teacher.*``, always float32; it is neither a parameter nor a submodule.
     """
 
-    def __init__(self, config: PretrainingConfig) -> None:
+    def __init__(self, settings: PretrainingSettings) -> None:
         super().__init__()
-        self.config = config
-        self.encoder = Encoder(config.encoder)
-        self.decoder = ConvDecoder(config.encoder.embed_dim, config.decoder)
-        self.teacher = Teacher(self.encoder, config.teacher)
+        self.settings = settings
+        self.masking = choose(MASKINGS, settings.masking, "model.masking")
+        self.encoder = Encoder(settings)
+        self.decoder = choose(DECODERS, settings.decoder, "model.decoder")(settings)
+        self.targets = choose(TARGETS, settings.targets, "model.targets")(settings)
+        self.teacher = Teacher(self.encoder, settings)
+        accelerate(self)
+        accelerate(self.teacher.encoder)
 
-    def forward(
-        self, filterbank: Tensor, clips: Sequence[int], *, seed: int, epoch: int, masks: Masks | None = None
-    ) -> PretrainingOutput:
-        """Compute the objective's terms for a batch.
+    def draw(
+        self, filterbank: Tensor, clips: Sequence[int], frames: Tensor | None = None, *, seed: int, epoch: int
+    ) -> Batch:
+        """Draw the masks of a batch.
 
         Args:
-            filterbank: (B, 1, frames, 128) normalised, frames a multiple of 16; any float type.
-            clips: B numbers that identify the clips (on the host); from them, ``seed`` and ``epoch`` the masks and
-                the decoder's noise follow.
+            filterbank: (B, 1, frames, mel bins) normalised, frames a multiple of the patch size; any float type.
+            clips: B numbers that identify the clips; from them, ``seed`` and ``epoch`` all random numbers follow.
+            frames: (B,) how many of each clip's frames hold audio; None: all.
             seed: of the run.
             epoch: of the run.
-            masks: use these instead of drawing them.
+
+        Raises:
+            ConfigError: for a length that the encoder cannot have, or masks that leave nothing visible or masked.
         """
-        time_patches = check_target_length(filterbank.shape[2], "the filterbank's length")
-        device = filterbank.device
-        filterbank = filterbank.to(self.encoder.cls_token.dtype)
-        if masks is None:
-            masks = inverse_block_masks(
-                self.config.mask,
-                time_patches,
-                torch.tensor(clips, device=device),
-                self.config.clones,
-                seed=seed,
-                epoch=epoch,
-            )
-        targets = self.teacher.targets(filterbank)  # (B, N, D)
-        tokens = self.encoder(filterbank, visible=masks.visible).tokens  # (B * M, 1 + K, D)
-        masked = masks.masked.flatten(0, 1)  # (B * M, N - K)
-        clones, (patches, dim) = masks.masked.shape[1], targets.shape[1:]
-        canvas = clip_noise(
-            clips, clones * patches, dim, self.config.decoder.noise_std, tokens.dtype, device, seed=seed, epoch=epoch
+        device, length = filterbank.device, filterbank.shape[2]
+        keys = clone_keys(seed, epoch, torch.tensor(clips, device=device), self.settings.clone_batch)
+        masks = self.masking(self.settings, self.encoder.grid(length), keys, filterbank)
+        if frames is None:
+            frames = torch.full((len(filterbank),), length, device=device)
+        return Batch(filterbank.to(self.encoder.cls_token.dtype), frames, masks, keys)
+
+    def forward(self, batch: Batch, terms: Sequence[str] = tuple(TERMS)) -> Outcome:
+        """Compute the terms of the objective that are asked for, and the watched quantities."""
+        targets = self.teach(batch)
+        student = self.study(batch)
+        comparison = self.compare(batch, student, targets)
+        return Outcome(
+            {name: choose(TERMS, name, "the loss term")(comparison) for name in terms},
+            {name: watched.sums(comparison) for name, watched in WATCHED.items()},
         )
-        predictions = self.decoder(tokens[:, 1:], masks.visible.flatten(0, 1), masked, canvas)  # (B * M, N - K, D)
-        rows = masked + torch.arange(len(targets), device=masked.device).repeat_interleave(clones)[:, None] * patches
-        compared = (predictions.flatten(0, 1), targets.flatten(0, 1), rows.flatten())
-        prediction_deviation, target_deviation = objective.deviations(*compared)
-        return PretrainingOutput(
-            frame_loss=objective.frame_loss(*compared),
-            utterance_loss=objective.utterance_loss(tokens[:, 0], targets),
-            prediction_deviation=prediction_deviation,
-            target_deviation=target_deviation,
-            masked_share=masked.shape[1] / patches,
-        )
+
+    @torch.no_grad()
+    def teach(self, batch: Batch) -> Targets:
+        """The teacher's targets for the unmasked clips, by name, in float32."""
+        return self.targets(self.teacher.encoder, batch.filterbank)
+
+    def study(self, batch: Batch) -> Student:
+        """The student encodes the visible patches of every clone and predicts the masked ones."""
+        tokens = self.encoder(batch.filterbank, batch.masks.visible).tokens  # (B * M, 1 + K, D)
+        grid = self.encoder.grid(batch.filterbank.shape[2])
+        predictions = self.decoder(tokens[:, 1:], batch.masks, batch.keys, grid)
+        return Student(tokens[:, 0].view(*batch.keys.shape, -1), predictions)
+
+    def compare(self, batch: Batch, student: Student, targets: Targets) -> Comparison:
+        """Lay the student's predictions beside the targets of the patches that they predict."""
+        masked = take_rows(targets["frame"], batch.masks.masked.flatten(1))  # (B, M * (N - K), D)
+        return Comparison(student.predictions.flatten(0, 1), masked.flatten(0, 1), student.cls, targets)
 
     def update_teacher(self, update: int, masters: dict[str, Tensor] | None = None) -> float:
         """Move the teacher after optimiser update number ``update`` (from 1); returns the decay used.
@@ -122,7 +153,7 @@ class Pretraining(nn.Module):
                 "model.compile needs a C++ compiler on a CPU, and none was found; install g++, name yours in the "
                 "environment variable CXX, or set model.compile=false."
             )
-        for module in (*self.encoder.blocks, *self.teacher.encoder.blocks, *self.decoder.blocks):
+        for module in (*self.encoder.blocks, *self.teacher.encoder.blocks, *getattr(self.decoder, "blocks", ())):
             module.compile(dynamic=False)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from .encoder import Encoder
-from .objective import teacher_targets
-from .settings import TeacherConfig
+from .settings import TeacherSettings, choose
+
+
+def linear_decay(settings: TeacherSettings, update: int) -> float:
+    """From ema_decay to ema_end_decay over ema_anneal_updates, then constant; the first update is number 1."""
+    if update >= settings.ema_anneal_updates:
+        return settings.ema_end_decay
+    remaining = 1.0 - update / settings.ema_anneal_updates
+    return settings.ema_end_decay - (settings.ema_end_decay - settings.ema_decay) * remaining
+
+
+DECAYS: dict[str, Callable[[TeacherSettings, int], float]] = {"linear": linear_decay}
+"""The choices of ``model.ema_schedule``: decay after optimiser update number ``update``."""
 
 
 class Teacher:
@@ -20,11 +31,16 @@ class Teacher:
     trained parameters, and hand it to the optimiser and to data-parallel wrappers.
     """
 
-    def __init__(self, student: Encoder, config: TeacherConfig) -> None:
-        self.config = config
+    def __init__(self, student: Encoder, settings: TeacherSettings) -> None:
+        self.settings = settings
+        self._decay = choose(DECAYS, settings.ema_schedule, "model.ema_schedule")
         self.encoder = copy.deepcopy(student).requires_grad_(False).eval()
         self.average = {name: p.detach().float() for name, p in self.encoder.named_parameters()}
         self._tie()
+
+    def decay(self, update: int) -> float:
+        """Decay used after optimiser update number ``update`` (the first is number 1)."""
+        return self._decay(self.settings, update)
 
     def _tie(self) -> None:
         """Where the encoder runs in float32 its parameters are the average itself; otherwise they are copies of it."""
@@ -55,18 +71,13 @@ class Teacher:
         Returns:
             The decay d that was used.
         """
-        decay = self.config.decay(update)
+        decay = self.decay(update)
         averages = list(self.average.values())
         sources = [student[name].detach().float() for name in self.average]
         torch._foreach_lerp_(averages, sources, 1.0 - decay)
         if self.encoder.cls_token.dtype != torch.float32:
             torch._foreach_copy_([p.data for p in self.encoder.parameters()], averages)
         return decay
-
-    @torch.no_grad()
-    def targets(self, filterbank: Tensor) -> Tensor:
-        """Regression targets of unmasked clips: (B, 1, frames, 128) to (B, N, D) in float32."""
-        return teacher_targets(self.encoder(filterbank, collect_ffn=True).ffn)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The float32 average by parameter name."""

@@ -108,7 +108,7 @@ def draw_features(model: EATModel, source: str, layer: int | None = None, target
     upper.imshow(mel, origin="lower", aspect="auto", extent=extent, cmap="magma", interpolation="nearest", **levels)
     upper.set_title(Path(source).name)
     lower.imshow(colours, origin="lower", aspect="auto", extent=extent, interpolation="nearest")
-    what = "the input to the blocks" if number == 0 else f"block {number} of {model.encoder.config.depth}"
+    what = "the input to the blocks" if number == 0 else f"block {number} of {model.encoder.settings.depth}"
     lower.set_title(f"Patch features of {what}: like colours, like features")
     shares = ", ".join(
         f"{name} {share:.0%}" for name, share in zip(("red", "green", "blue"), components.shares, strict=True)

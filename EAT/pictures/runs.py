@@ -13,8 +13,10 @@ from ..audio.recordings import read_audio
 from ..errors import ConfigError
 from ..files import replacing
 from ..network.front_end import FrontEnd, filterbank, sample_count
-from ..network.masking import inverse_block_masks, mask_map
-from ..network.settings import FREQUENCY_PATCHES, PATCH_SIZE, MaskConfig, check_target_length
+from ..network.masking import MASKINGS, mask_map
+from ..network.patches import Grid
+from ..network.random import clone_keys
+from ..network.settings import FREQUENCY_PATCHES, PATCH_SIZE, MaskSettings, check_target_length
 from .prediction import fill_empty_bands
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
@@ -38,7 +40,7 @@ STYLE = {
 PANELS = (
     ("Loss", ("loss",), "log"),
     ("Frame and utterance loss", ("frame_loss", "utterance_loss"), "log"),
-    ("Standard deviation", ("prediction_deviation", "target_deviation"), "linear"),
+    ("Standard deviation", ("prediction_std", "target_std"), "linear"),
     ("Learning rate", ("lr",), "linear"),
     ("Gradient norm", ("gnorm",), "log"),
     ("Clips per second", ("clips_per_s",), "linear"),
@@ -129,7 +131,7 @@ def _label_decades(axes: Any) -> None:
 
 
 def draw_masks(
-    source: str, target_length: int, mask: MaskConfig, clones: int = 3, seed: int = 1, epoch: int = 1
+    source: str, target_length: int, mask: MaskSettings, clones: int = 3, seed: int = 1, epoch: int = 1
 ) -> Any:
     """A clip's spectrogram, and beneath it what each clone's mask leaves of it for the student to see.
 
@@ -145,7 +147,8 @@ def draw_masks(
     waveform = read_audio(source, FrontEnd(target_length).samples)
     padded = torch.nn.functional.pad(waveform, (0, max(0, sample_count(target_length) - len(waveform))))
     mel = fill_empty_bands(filterbank(padded)[:target_length].T.numpy().copy())  # (bins, frames)
-    drawn = inverse_block_masks(mask, time_patches, torch.tensor([0]), clones, seed=seed, epoch=epoch)
+    keys = clone_keys(seed, epoch, torch.tensor([0]), clones)
+    drawn = MASKINGS[mask.masking](mask, Grid(time_patches, FREQUENCY_PATCHES), keys, None)
     hidden = mask_map(drawn)[0].view(clones, time_patches, FREQUENCY_PATCHES).numpy()
 
     figure = new_figure(max(6.0, time_patches * 0.16 + 2.5), 1.75 * (clones + 1))

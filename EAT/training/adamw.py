@@ -13,7 +13,9 @@ from omegaconf import II
 from torch import Tensor
 from torch.nn import Parameter
 
-from .parameter_groups import parameter_groups
+from ..network.settings import setting
+from .fairseq_support import reports_user_errors
+from .parameter_groups import DECAYED, parameter_groups
 
 FLOAT32_PARAMETERS = "float32_parameters"
 
@@ -40,8 +42,9 @@ class EATAdamWConfig(FairseqDataclass):
     """Settings of the optimiser ``eat_adamw``."""
 
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95], metadata={"help": "decay of the two moments"})
-    eps: float = field(default=1e-8, metadata={"help": "added to the root of the second moment"})
-    weight_decay: float = field(default=0.05, metadata={"help": "decoupled; none on biases and 1-D tensors"})
+    eps: float = setting(1e-8, "added to the root of the second moment")
+    weight_decay: float = setting(0.05, "decoupled weight decay")
+    decayed: str = setting("matrices", f"what weight decay acts on: one of {', '.join(DECAYED)}")
     lr: list[float] = II("optimization.lr")
 
 
@@ -49,13 +52,14 @@ class EATAdamWConfig(FairseqDataclass):
 class EATAdamW(FairseqOptimizer):
     """AdamW (arXiv 1711.05101) over groups by weight decay and learning-rate scale."""
 
+    @reports_user_errors
     def __init__(self, cfg: EATAdamWConfig, params: Iterable[Parameter]) -> None:
         super().__init__(cfg)
         parameters = list(params)
         first, second = cfg.betas
         self._lr = float(cfg.lr[0])
         self._optimizer = torch.optim.AdamW(
-            parameter_groups(parameters, cfg.weight_decay),
+            parameter_groups(parameters, cfg.weight_decay, cfg.decayed),
             lr=self._lr,
             betas=(first, second),
             eps=cfg.eps,

@@ -10,9 +10,8 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
-from ..checkpoint.eat import SINGLE_LABEL_LOSSES
 from ..errors import ConfigError
-from ..network.classification_losses import LOSSES
+from ..network.classification_losses import LOSSES, SINGLE_LABEL_LOSSES
 from .fairseq_support import reports_user_errors
 
 

@@ -14,7 +14,7 @@ from fairseq.models import BaseFairseqModel, register_model
 from ..checkpoint import Checkpoint, read_checkpoint
 from ..errors import CheckpointError
 from ..network.classifier import Classifier
-from ..network.settings import ENCODER_SIZES, ClassificationSettings, EncoderConfig
+from ..network.settings import SIZES, EncoderSettings, FineTuningSettings
 from .fairseq_support import record
 from .parameter_groups import mark_parameters
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("EAT")
 
 
 @dataclass
-class EATClassificationModelConfig(ClassificationSettings, FairseqDataclass):
+class EATClassificationModelConfig(FineTuningSettings, FairseqDataclass):
     """Settings of the model ``eat_classification``."""
 
 
@@ -35,10 +35,9 @@ class EATClassificationModel(Classifier, BaseFairseqModel):
     @classmethod
     def build_model(cls, cfg: EATClassificationModelConfig, task: Any = None) -> EATClassificationModel:
         """Build from settings alone; :func:`start_from` gives it a checkpoint's encoder."""
-        settings = ClassificationSettings(**{name: cfg[name] for name in ClassificationSettings.__dataclass_fields__})
-        config = settings.config()
-        model = cls(config)
-        mark_parameters(model, layer_wise(config.encoder.depth, settings.layer_decay))
+        settings = FineTuningSettings.take(cfg)
+        model = cls(settings.classifier())
+        mark_parameters(model, layer_wise(model.settings.depth, settings.layer_decay))
         if settings.freeze_encoder:
             model.frozen = True
             model.encoder.requires_grad_(False)
@@ -78,7 +77,7 @@ def read_initial(cfg: Any) -> Checkpoint | None:
         CheckpointError: where it cannot be read, or a size that is set explicitly is not the checkpoint's.
     """
     if cfg.model_path is None:
-        record(cfg, "model", **{name: getattr(EncoderConfig, name) for name in ENCODER_SIZES if cfg[name] is None})
+        record(cfg, "model", **{name: getattr(EncoderSettings, name) for name in SIZES if cfg[name] is None})
         return None
     checkpoint = read_checkpoint(cfg.model_path, cfg.weights)
     adopt_sizes(cfg, checkpoint)
@@ -91,11 +90,12 @@ def adopt_sizes(cfg: Any, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: where one that is set explicitly is another.
     """
-    for name in ENCODER_SIZES:
-        given, stored = cfg[name], getattr(checkpoint.encoder_config, name)
-        if given is not None and not math.isclose(given, stored):
+    for name in SIZES:
+        given, stored = cfg[name], getattr(checkpoint.settings, name)
+        same = math.isclose(given, stored) if isinstance(given, int | float) else given == stored
+        if given is not None and not same:
             raise CheckpointError(
-                f"model.{name} is {given:g}, but {checkpoint.path} has {stored:g}; leave model.{name} null to take "
+                f"model.{name} is {given}, but {checkpoint.path} has {stored}; leave model.{name} null to take "
                 "the checkpoint's, or give another checkpoint."
             )
         record(cfg, "model", **{name: stored})
@@ -105,5 +105,5 @@ def start_from(model: Any, checkpoint: Checkpoint) -> None:
     """Give the model the checkpoint's encoder. Its decoder, teacher or head are not used."""
     model.encoder.load_state_dict(checkpoint.encoder)
     logger.info(
-        f"encoder from the {checkpoint.layout} {checkpoint.kind} checkpoint {checkpoint.path}; the head starts new"
+        f"encoder from the {checkpoint.format} {checkpoint.kind} checkpoint {checkpoint.path}; the head starts new"
     )

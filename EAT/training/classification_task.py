@@ -21,6 +21,7 @@ from ..data.manifest import Manifest
 from ..data.sampling import read_weights, sample_without_replacement
 from ..errors import CheckpointError, ConfigError
 from ..inference.metrics import MultiLabelMetrics, SingleLabelMetrics, multi_label_metrics, single_label_metrics
+from ..network.settings import ClassifierSettings
 from .classification_model import adopt_sizes, read_initial, start_from
 from .clip_task import ClipTask, ClipTaskConfig
 from .distributed import gather_rows
@@ -179,14 +180,14 @@ class EATClassificationTask(ClipTask):
             restored = read_checkpoint(path)
         except CheckpointError:  # damaged: what the trainer will resume from in its place
             restored = read_checkpoint(newest_good(str(path)))
-        if restored.classifier_config is None or restored.layout != "eat":
+        if not isinstance(restored.settings, ClassifierSettings) or restored.format != "eat":
             raise CheckpointError(
-                f"{path} cannot be resumed by fine-tuning, it is a {restored.layout} {restored.kind} checkpoint; "
+                f"{path} cannot be resumed by fine-tuning, it is a {restored.format} {restored.kind} checkpoint; "
                 "give another folder as checkpoint.save_dir, and the file as model.model_path to start from it."
             )
-        if restored.classifier_config.num_classes != cfg.num_classes:
+        if restored.settings.num_classes != cfg.num_classes:
             raise CheckpointError(
-                f"{path}, which this run would resume from, has {restored.classifier_config.num_classes} classes, but "
+                f"{path}, which this run would resume from, has {restored.settings.num_classes} classes, but "
                 f"the data has {cfg.num_classes}; give another folder as checkpoint.save_dir."
             )
         adopt_sizes(cfg, restored)

@@ -131,6 +131,7 @@ class ClipTask(FairseqTask):
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the model and say how large it is."""
         model = super().build_model(cfg, from_checkpoint)
+        model.encoder.grid(self.cfg.target_length, "task.target_length")
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         logger.info(
             f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, on {describe_device(self.cfg.cpu)}, "

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
+
+from ..network.settings import choose
+
+
+def matrices(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter has two or more dimensions and is no bias."""
+    return parameter.ndim > 1 and not name.endswith(".bias")
+
+
+DECAYED: dict[str, Callable[[str, Tensor], bool]] = {"matrices": matrices, "all": lambda name, parameter: True}
+"""The choices of ``optimizer.decayed``: which parameters weight decay acts on, by name and value."""
 
 
 def mark_parameters(model: nn.Module, lr_scale: Callable[[str], float] = lambda name: 1.0) -> None:
-    """Mark a model's parameters: no weight decay on biases and one-dimensional tensors, a learning rate for each.
+    """Mark a model's parameters with their names and a factor on the learning rate for each.
 
     The marks sit in ``optim_overrides``, the one attribute that fairseq carries over to the float32 copies it makes
     for half-precision training.
@@ -20,21 +31,29 @@ def mark_parameters(model: nn.Module, lr_scale: Callable[[str], float] = lambda 
         lr_scale: factor on the learning rate, by parameter name.
     """
     for name, parameter in model.named_parameters():
-        decayed = parameter.ndim > 1 and not name.endswith(".bias")
         vars(parameter).update(
-            is_model_parameter=True, optim_overrides={"lr_scale": lr_scale(name), "decayed": decayed}
+            is_model_parameter=True, optim_overrides={"lr_scale": lr_scale(name), "parameter_name": name}
         )
 
 
-def parameter_groups(parameters: Iterable[Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for ``torch.optim``: one for each combination of marks, in the order in which they first appear.
+def parameter_groups(
+    parameters: Iterable[Parameter], weight_decay: float, decayed: str = "matrices"
+) -> list[dict[str, Any]]:
+    """Groups for ``torch.optim``: one for each learning rate and weight decay, in the order in which they first appear.
 
-    An unmarked parameter is decayed by the same rule and learns at the full rate.
+    Args:
+        parameters: marked by :func:`mark_parameters`; an unmarked one learns at the full rate.
+        weight_decay: of parameters that are decayed.
+        decayed: which those are, a choice of :data:`DECAYED`.
+
+    Raises:
+        ConfigError: for another choice.
     """
+    rule = choose(DECAYED, decayed, "optimizer.decayed")
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for parameter in parameters:
-        marks = getattr(parameter, "optim_overrides", {"lr_scale": 1.0, "decayed": parameter.ndim > 1})
-        key = (marks["lr_scale"], marks["decayed"])
+        marks = getattr(parameter, "optim_overrides", {"lr_scale": 1.0, "parameter_name": ""})
+        key = (marks["lr_scale"], rule(marks["parameter_name"], parameter))
         group = groups.setdefault(
             key, {"params": [], "lr_scale": key[0], "weight_decay": weight_decay if key[1] else 0.0}
         )

@@ -1,4 +1,4 @@
-"""The criterion ``utterance_frame``: EAT's objective (method section 6)."""
+"""The criterion ``utterance_frame``: a weighted sum of the terms in :data:`EAT.network.objective.TERMS` (method 6)."""
 
 from __future__ import annotations
 
@@ -11,48 +11,44 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
 from ..errors import TrainingError
-from .fairseq_support import unwrap
+from ..network.objective import TERMS, WATCHED
+from ..network.settings import choose, setting
+from .fairseq_support import reports_user_errors, unwrap
 
 GUARDED_FROM = 5000
 """Updates before the collapse guards watch."""
+GUARDS = {"target_std": ("targets", "min_target_var"), "prediction_std": ("predictions", "min_pred_var")}
+"""Watched quantities that can end a run: what they are of, and the setting below which they must not fall."""
 
 
 @dataclass
 class UtteranceFrameConfig(FairseqDataclass):
     """Settings of the criterion ``utterance_frame``."""
 
-    utterance_weight: float = field(
-        default=192.0,
-        metadata={
-            "help": "weight on the mean utterance loss. The published objective sums it over a device's clones, so "
-            "that its weight changes with the batch; 192 is what 12 clips of 16 clones amount to"
-        },
+    utterance_weight: float = setting(
+        192.0,
+        "weight on the mean utterance loss. The published objective sums it over a device's clones, so that its weight "
+        "changes with the batch; 192 is what 12 clips of 16 clones amount to",
     )
-    min_target_var: float = field(
-        default=0.0, metadata={"help": "stop when the targets' standard deviation falls below this; 0 is off"}
+    weights: dict[str, float] = field(
+        default_factory=dict, metadata={"help": "weights of further terms by name, or of 'frame', which has 1"}
     )
-    min_pred_var: float = field(
-        default=0.0, metadata={"help": "stop when the predictions' standard deviation falls below this; 0 is off"}
-    )
+    min_target_var: float = setting(0.0, "stop when the targets' standard deviation falls below this; 0 is off")
+    min_pred_var: float = setting(0.0, "stop when the predictions' standard deviation falls below this; 0 is off")
 
 
 @register_criterion("utterance_frame", dataclass=UtteranceFrameConfig)
 class UtteranceFrameCriterion(FairseqCriterion):
-    """loss = frame loss + utterance_weight * mean utterance loss."""
+    """loss = frame loss + utterance_weight * mean utterance loss + the further terms that have a weight."""
 
-    LOGGED = (
-        "loss",
-        "frame_loss",
-        "utterance_loss",
-        "prediction_deviation",
-        "target_deviation",
-        "ema_decay",
-        "masked_share",
-    )
-
+    @reports_user_errors
     def __init__(self, task: Any, cfg: UtteranceFrameConfig) -> None:
         super().__init__(task)
         self.cfg = cfg
+        self.weights = {"frame": 1.0, "utterance": cfg.utterance_weight, **cfg.weights}
+        for name in self.weights:
+            choose(TERMS, name, "a term in criterion.weights")
+        self.updates = 0
 
     def forward(
         self, model: torch.nn.Module, sample: dict[str, Any], reduce: bool = True
@@ -61,43 +57,51 @@ class UtteranceFrameCriterion(FairseqCriterion):
 
         Clips thus weigh the same however they are spread over devices and accumulated batches.
         """
-        output = model(sample["filterbank"], sample["clips"], seed=sample["seed"], epoch=sample["epoch"])
-        clips = len(sample["clips"])
-        loss = output.frame_loss + self.cfg.utterance_weight * output.utterance_loss
-        updates = unwrap(model).num_updates
-        if self.training and updates >= GUARDED_FROM:
-            self.guard("targets", output.target_deviation, self.cfg.min_target_var, "min_target_var", updates)
-            self.guard("predictions", output.prediction_deviation, self.cfg.min_pred_var, "min_pred_var", updates)
+        core, clips = unwrap(model), len(sample["clips"])
+        lengths = sample.get("lengths")
+        frames = None if lengths is None else self.task.front_end.real_frames(lengths)
+        batch = core.draw(sample["filterbank"], sample["clips"], frames, seed=sample["seed"], epoch=sample["epoch"])
+        outcome = model(batch, tuple(self.weights))
+        terms = torch.stack([weight * outcome.terms[name] for name, weight in self.weights.items()])
+        loss = terms.sum()
+        self.updates = core.num_updates
+        masked, visible = batch.masks.masked.shape[-1], batch.masks.visible.shape[-1]
         logged = {
             "loss": loss.detach(),
-            "frame_loss": output.frame_loss.detach(),
-            "utterance_loss": output.utterance_loss.detach(),
-            "prediction_deviation": output.prediction_deviation,
-            "target_deviation": output.target_deviation,
-            "ema_decay": unwrap(model).config.teacher.decay(updates + 1),
-            "masked_share": output.masked_share,
+            **{f"{name}_loss": value.detach() for name, value in outcome.terms.items()},
+            "ema_decay": core.teacher.decay(core.num_updates + 1),
+            "masked_fraction": masked / (masked + visible),
         }
-        logging_output = {key: value * clips for key, value in logged.items()}
+        logging_output = {key: value * clips for key, value in logged.items()} | outcome.watched
         return loss * clips, clips, {**logging_output, "nsentences": clips, "sample_size": clips}
 
-    @staticmethod
-    def guard(what: str, deviation: torch.Tensor, least: float, key: str, updates: int) -> None:
-        """Raise TrainingError where ``deviation`` is below ``least``; 0 asks nothing of the device."""
-        if least > 0 and float(deviation) < least:
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], decimals: int | None = None) -> None:  # type: ignore[override]
+        """Log what :meth:`forward` gave, over devices and accumulated batches; in full unless ``decimals``.
+
+        Raises:
+            TrainingError: where a watched quantity has fallen below its guard.
+        """
+        clips = sum(log.get("sample_size", 0) for log in logging_outputs)
+        terms = (f"{name}_loss" for name in self.weights)
+        for key in ("loss", *terms, "ema_decay", "masked_fraction"):
+            total = sum(log.get(key, 0.0) for log in logging_outputs)
+            metrics.log_scalar(key, total / max(clips, 1), clips, round=decimals)
+        for name, watched in WATCHED.items():
+            value = watched.value(sum(log[name] for log in logging_outputs if name in log))
+            metrics.log_scalar(name, value, clips, round=decimals)
+            if self.training and self.updates >= GUARDED_FROM and name in GUARDS:
+                self.guard(*GUARDS[name], value)
+
+    def guard(self, what: str, key: str, value: torch.Tensor) -> None:
+        """Raise TrainingError where ``value`` is below the setting ``key``; 0 asks nothing of the device."""
+        least = getattr(self.cfg, key)
+        if least > 0 and float(value) < least:
             raise TrainingError(
-                f"after {updates} updates the {what} have collapsed: their standard deviation {float(deviation):.4g} "
+                f"after {self.updates} updates the {what} have collapsed: their standard deviation {float(value):.4g} "
                 f"is below criterion.{key}={least:g}; lower the learning rate or lengthen the warm-up."
             )
 
-    @classmethod
-    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]], decimals: int | None = None) -> None:
-        """Average over devices and accumulated batches, each clip weighing the same; in full unless ``decimals``."""
-        clips = sum(log.get("sample_size", 0) for log in logging_outputs)
-        for key in cls.LOGGED:
-            total = sum(log.get(key, 0.0) for log in logging_outputs)
-            metrics.log_scalar(key, total / max(clips, 1), clips, round=decimals)
-
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
-        """Every entry is a sum over clips."""
+        """Every entry is a sum over clips, or a vector of sums."""
         return True

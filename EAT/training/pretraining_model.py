@@ -30,11 +30,10 @@ class EATPretrainingModel(Pretraining, BaseFairseqModel):
     @reports_user_errors
     def build_model(cls, cfg: EATPretrainingModelConfig, task: Any = None) -> EATPretrainingModel:
         """Build from settings."""
-        settings = PretrainingSettings(**{name: cfg[name] for name in PretrainingSettings.__dataclass_fields__})
-        model = cls(settings.config())
+        model = cls(PretrainingSettings.take(cfg))
         mark_parameters(model)
         keep_freed_memory()
-        if settings.compile:
+        if model.settings.compile:
             model.compile_blocks()
         return model
 

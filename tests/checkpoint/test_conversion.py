@@ -1,4 +1,4 @@
-"""Conversions between all layouts leave every tensor identical; fairseq opens what becomes ours."""
+"""Conversions between all formats leave every tensor identical; fairseq opens what becomes ours."""
 
 import itertools
 import json
@@ -15,12 +15,12 @@ from EAT.commands.convert import convert, main
 
 from ..conftest import CONFORMANCE, ROOT
 
-LAYOUTS = ("eat", "published", "huggingface")
+FORMATS = ("eat", "published", "huggingface")
 POSITIONS = "modality_encoders.IMAGE.fixed_positional_encoder.positions"
 
 
 def tensors_of(path):
-    """Every tensor of a checkpoint as its own layout stores it."""
+    """Every tensor of a checkpoint as its own format stores it."""
     if path.is_dir():
         return load_file(path / "model.safetensors")
     model = dict(torch.load(path, weights_only=True)["model"])
@@ -55,23 +55,23 @@ SOURCES = ["official_pretrain.pt", "official_finetune.pt", "hf_pretrain", "hf_fi
 
 
 @pytest.mark.parametrize("name", SOURCES)
-@pytest.mark.parametrize("way", list(itertools.permutations(LAYOUTS, 2)), ids="-".join)
+@pytest.mark.parametrize("way", list(itertools.permutations(FORMATS, 2)), ids="-".join)
 def test_round_trips_leave_every_tensor_identical(tmp_path, name, way):
     source = variant(tmp_path, name)
     home = "huggingface" if source.is_dir() else "published"
     previous = source
-    for number, layout in enumerate((*way, home)):
-        following = tmp_path / f"{number}.{layout}"
-        convert(str(previous), str(following), layout)
+    for number, format in enumerate((*way, home)):
+        following = tmp_path / f"{number}.{format}"
+        convert(str(previous), str(following), format)
         previous = following
     found, expected = tensors_of(previous), tensors_of(source)
     assert_same(found, expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", SOURCES[:4])
-def test_converted_models_compute_the_same(tmp_path, name, layout):
-    convert(str(CONFORMANCE / name), str(tmp_path / "out"), layout)
+def test_converted_models_compute_the_same(tmp_path, name, format):
+    convert(str(CONFORMANCE / name), str(tmp_path / "out"), format)
     before, after = EAT.load(CONFORMANCE / name), EAT.load(tmp_path / "out")
     mel = torch.from_numpy(np.load(CONFORMANCE / "official_pretrain_io.npz")["mel"])
     with torch.inference_mode():
@@ -136,7 +136,7 @@ def test_one_encoder_alone(tmp_path):
 def test_a_safetensors_file_alone_describes_itself(tmp_path):
     convert(str(CONFORMANCE / "official_finetune.pt"), str(tmp_path / "model.safetensors"))
     model = EAT.load(tmp_path / "model.safetensors")
-    assert (model.encoder.config.num_heads, model.num_classes) == (4, 6)
+    assert (model.encoder.settings.num_heads, model.num_classes) == (4, 6)
 
 
 def test_unusable_arguments(tmp_path, capsys):

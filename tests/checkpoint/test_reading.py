@@ -1,4 +1,4 @@
-"""Checkpoints of every layout give the published numbers; bad files are refused, and nothing in them runs."""
+"""Checkpoints of every format give the published numbers; bad files are refused, and nothing in them runs."""
 
 import json
 import pickle
@@ -13,7 +13,7 @@ from EAT.checkpoint import read_checkpoint
 from EAT.errors import CheckpointError, ConfigError
 from EAT.network.classifier import Classifier
 from EAT.network.encoder import Encoder
-from EAT.network.objective import teacher_targets
+from EAT.network.objective import averaged_targets
 
 from ..conftest import CONFORMANCE
 from ..published import our_name
@@ -23,14 +23,14 @@ PUBLISHED_POSITIONS = "modality_encoders.IMAGE.fixed_positional_encoder.position
 
 @torch.inference_mode()
 def features(checkpoint, mel):
-    encoder = Encoder(checkpoint.encoder_config).eval()
+    encoder = Encoder(checkpoint.settings).eval()
     encoder.load_state_dict(checkpoint.encoder)
     return encoder(torch.from_numpy(mel)).tokens.numpy()
 
 
 @torch.inference_mode()
 def logits(checkpoint, mel):
-    classifier = Classifier(checkpoint.classifier_config).eval()
+    classifier = Classifier(checkpoint.settings).eval()
     encoder = {f"encoder.{name}": value for name, value in checkpoint.encoder.items()}
     classifier.load_state_dict({**encoder, **checkpoint.head})
     return classifier(torch.from_numpy(mel)).numpy()
@@ -53,11 +53,11 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_published_checkpoints_give_the_published_numbers(name):
-    layout, kind, data, wanted_features, wanted_logits = CASES[name]
+    format, kind, data, wanted_features, wanted_logits = CASES[name]
     data = np.load(CONFORMANCE / f"{data}.npz")
     mel = (data if "mel" in data else np.load(CONFORMANCE / "official_pretrain_io.npz"))["mel"]
     checkpoint = read_checkpoint(CONFORMANCE / name)
-    assert (checkpoint.layout, checkpoint.kind) == (layout, kind)
+    assert (checkpoint.format, checkpoint.kind) == (format, kind)
     np.testing.assert_allclose(features(checkpoint, mel), data[wanted_features], atol=1e-4)
     assert (checkpoint.head is None) == (wanted_logits is None)
     if wanted_logits is not None:
@@ -67,10 +67,10 @@ def test_published_checkpoints_give_the_published_numbers(name):
 def test_the_teacher_is_read_by_choice():
     data = np.load(CONFORMANCE / "official_pretrain_io.npz")
     teacher = read_checkpoint(CONFORMANCE / "official_pretrain.pt", weights="teacher")
-    encoder = Encoder(teacher.encoder_config).eval()
+    encoder = Encoder(teacher.settings).eval()
     encoder.load_state_dict(teacher.encoder)
     with torch.inference_mode():
-        targets = teacher_targets(encoder(torch.from_numpy(data["mel"]), collect_ffn=True).ffn)
+        targets = averaged_targets(encoder(torch.from_numpy(data["mel"]), collect=True).feed_forward)
     np.testing.assert_allclose(targets.numpy(), data["teacher_targets"], atol=1e-4)
     for name, what in (("hf_pretrain", "no teacher"), ("official_finetune.pt", "no teacher")):
         with pytest.raises(CheckpointError, match=what):
@@ -128,7 +128,7 @@ def our_checkpoint(tmp_path, **changes):
 def test_float32_originals_of_a_bfloat16_run_are_preferred(tmp_path):
     path, masters = our_checkpoint(tmp_path)
     checkpoint = read_checkpoint(path)
-    assert (checkpoint.layout, checkpoint.kind) == ("eat", "pretraining")
+    assert (checkpoint.format, checkpoint.kind) == ("eat", "pretraining")
     assert (checkpoint.front_end.target_length, checkpoint.front_end.norm_mean) == (512, -6.627)
     for name, value in checkpoint.encoder.items():
         if name != "positions.table":
@@ -148,7 +148,7 @@ def test_a_lone_safetensors_file_needs_its_heads_known(tmp_path):
     with pytest.raises(CheckpointError, match="num_heads"):
         read_checkpoint(tmp_path / "lone.bin")
     shutil.copy(CONFORMANCE / "hf_pretrain" / "config.json", tmp_path / "config.json")
-    assert read_checkpoint(tmp_path / "lone.bin").layout == "huggingface"
+    assert read_checkpoint(tmp_path / "lone.bin").format == "huggingface"
 
 
 class Bomb:
@@ -226,6 +226,6 @@ def test_config_json_is_read(tmp_path):
     config.update(num_heads=8, norm_eps=1e-4, img_size=[512, 128])
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
     checkpoint = read_checkpoint(tmp_path / "hf")
-    assert (checkpoint.encoder_config.num_heads, checkpoint.encoder_config.norm_eps) == (8, 1e-4)
+    assert (checkpoint.settings.num_heads, checkpoint.settings.norm_eps) == (8, 1e-4)
     assert checkpoint.front_end.target_length == 512
-    assert checkpoint.classifier_config.head_norm_eps == 1e-5
+    assert checkpoint.settings.head_norm_eps == 1e-5

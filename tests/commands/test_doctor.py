@@ -17,7 +17,7 @@ from EAT.commands.doctor import main, self_check
 from EAT.commands.doctor_machine import EXTRAS, matrix_rate, precisions
 from EAT.network import front_end, masking
 from EAT.network.pretraining import Pretraining
-from EAT.network.settings import MaskConfig
+from EAT.network.settings import MaskSettings
 
 from ..conftest import ROOT
 
@@ -48,8 +48,8 @@ def test_faults_are_found(check: str, monkeypatch: pytest.MonkeyPatch, capsys: p
         monkeypatch.setattr(front_end, "_mel_weights", lambda device: weights)
     elif check == "masks":  # a few patches more than asked for
         monkeypatch.setattr(
-            "EAT.commands.doctor_checks.inverse_block_masks",
-            lambda config, *rest, **named: masking.inverse_block_masks(MaskConfig(0.79), *rest, **named),
+            "EAT.commands.doctor_checks.inverse_block",
+            lambda settings, *rest: masking.inverse_block(MaskSettings(mask_prob=0.79), *rest),
         )
     else:  # a parameter that nothing uses
         original = Pretraining.__init__

@@ -105,11 +105,11 @@ def test_shapes_and_granularities(model):
 @torch.inference_mode()
 def test_layers_are_the_blocks_outputs(model):
     mel = torch.from_numpy(np.load(CONFORMANCE / "official_pretrain_io.npz")["mel"][:, :, :256])
-    output = model.encoder(mel, collect_blocks=True)
+    output = model.encoder(mel, collect=True)
     stack = model(mel, layers=(0, 1, 2, 3))
-    for number, block in enumerate(output.blocks, 1):
+    for number, block in enumerate(output.blocks):
         assert torch.equal(stack[:, number], block)
-    patches = model.encoder.embed(mel)
+    patches = model.encoder.positions(model.encoder.patches(mel))
     first = model.encoder.norm(torch.cat([model.encoder.cls_token.expand(2, -1, -1), patches], dim=1))
     assert torch.equal(stack[:, 0], first)
     assert model.layer_numbers([-1, -4, 2]) == (3, 0, 2)

@@ -14,7 +14,9 @@ import torch
 
 from EAT.audio.resampling import _resample_by_sample, resample
 from EAT.errors import ConfigError
-from EAT.network.front_end import FrontEnd, filterbank, frame_count, sample_count
+from EAT.network.encoder import Encoder
+from EAT.network.front_end import FrontEnd, filterbank
+from EAT.network.settings import EncoderSettings
 
 
 @pytest.fixture(scope="module")
@@ -96,15 +98,15 @@ def test_a_batch_equals_its_clips_one_by_one(torchaudio) -> None:
         padded = torch.zeros(112, 128)
         padded[: min(112, len(mel))] = mel[:112]
         torch.testing.assert_close(row, (padded + 4.268) / (2 * 4.569), rtol=0, atol=1e-4)
-        assert len(mel) == frame_count(len(clip))
+        assert len(mel) == FrontEnd.frames(len(clip))
     # 311 samples are one frame, then padding.
     torch.testing.assert_close(together[1, 0, 1:], torch.full((111, 128), 4.268 / (2 * 4.569)))
 
 
 def test_frames_and_samples_are_inverse() -> None:
     for frames in (1, 2, 100, 1024):
-        assert frame_count(sample_count(frames)) == frames
-        assert frame_count(sample_count(frames + 1) - 1) == frames
+        assert FrontEnd.frames(FrontEnd.samples_for(frames)) == frames
+        assert FrontEnd.frames(FrontEnd.samples_for(frames + 1) - 1) == frames
 
 
 def test_gradients_reach_the_waveform() -> None:
@@ -114,12 +116,21 @@ def test_gradients_reach_the_waveform() -> None:
 
 
 def test_constants_that_cannot_normalise() -> None:
-    with pytest.raises(ConfigError, match="multiple of 16"):
-        FrontEnd(1000)
+    with pytest.raises(ConfigError, match="target_length is 0"):
+        FrontEnd(0)
     with pytest.raises(ConfigError, match="cannot normalise"):
         FrontEnd(1024, -4.0, 0.0)
-    with pytest.raises(ConfigError, match="two minutes"):
-        FrontEnd(16 * 769)
+
+
+def test_lengths_that_no_grid_has() -> None:
+    encoder = Encoder(EncoderSettings(embed_dim=8, depth=1, num_heads=1))
+    assert encoder.grid(1024) == (64, 8)
+    with pytest.raises(ConfigError, match=r"length is 1000; it must be a multiple of 16 .* 992 or 1008"):
+        encoder.grid(1000, "length")
+    with pytest.raises(ConfigError, match="positions reach 12288 frames"):
+        encoder.grid(16 * 769)
+    wide = Encoder(EncoderSettings(embed_dim=8, depth=1, num_heads=1, patch_size=8, mel_bins=64))
+    assert wide.grid(1000) == (125, 8) and wide(torch.zeros(1, 1, 40, 64)).tokens.shape == (1, 1 + 5 * 8, 8)
 
 
 @pytest.mark.parametrize("rate", [44100, 32000])

@@ -11,8 +11,10 @@ import torch
 from scipy import ndimage
 
 from EAT.errors import ConfigError
-from EAT.network.masking import Masks, inverse_block_masks, mask_map, masks_from_map
-from EAT.network.settings import MaskConfig
+from EAT.network.masking import MASKINGS, Masks, mask_map, masks_from_map
+from EAT.network.patches import Grid
+from EAT.network.random import clone_keys
+from EAT.network.settings import MaskSettings
 
 from ..conftest import CONFORMANCE
 
@@ -20,9 +22,10 @@ GRIDS = json.loads((CONFORMANCE / "mask_statistics.json").read_text())
 
 
 def draw(
-    config: MaskConfig, time_patches: int, clips: list[int], clones: int = 16, seed: int = 1, epoch: int = 1
+    settings: MaskSettings, time_patches: int, clips: list[int], clones: int = 16, seed: int = 1, epoch: int = 1
 ) -> Masks:
-    return inverse_block_masks(config, time_patches, torch.tensor(clips), clones, seed=seed, epoch=epoch)
+    keys = clone_keys(seed, epoch, torch.tensor(clips), clones)
+    return MASKINGS[settings.masking](settings, Grid(time_patches, 8), keys, None)
 
 
 def standard_errors(values: np.ndarray, published: dict[str, float], published_count: int) -> float:
@@ -33,9 +36,10 @@ def standard_errors(values: np.ndarray, published: dict[str, float], published_c
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda g: f"{g['grid_time_freq'][0]}x8-{g['mask_prob']}")
 def test_the_published_distribution(grid: dict) -> None:
-    config = MaskConfig(grid["mask_prob"], grid["mask_prob_adjust"], grid["mask_length"])
+    names = ("mask_prob", "mask_prob_adjust", "mask_length")
+    settings = MaskSettings(**{name: grid[name] for name in names})
     time_patches = grid["grid_time_freq"][0]
-    masks = draw(config, time_patches, list(range(250)), seed=7)
+    masks = draw(settings, time_patches, list(range(250)), seed=7)
     kept = ~mask_map(masks).view(4000, time_patches, 8).numpy()
 
     counts = kept.sum(axis=(1, 2))
@@ -66,25 +70,25 @@ def test_the_published_distribution(grid: dict) -> None:
 
 
 def test_a_mask_follows_from_seed_epoch_clip_and_clone_alone() -> None:
-    config = MaskConfig()
-    together = draw(config, 64, [4, 70000, 9], clones=4)
-    alone = draw(config, 64, [70000], clones=4)
-    fewer = draw(config, 64, [9, 70000], clones=2)
+    settings = MaskSettings()
+    together = draw(settings, 64, [4, 70000, 9], clones=4)
+    alone = draw(settings, 64, [70000], clones=4)
+    fewer = draw(settings, 64, [9, 70000], clones=2)
     assert torch.equal(together.visible[1], alone.visible[0])
     assert torch.equal(together.visible[1, :2], fewer.visible[1])
     distinct = {tuple(row.tolist()) for row in together.visible.flatten(0, 1)}
     assert len(distinct) == 12
-    for changed in (draw(config, 64, [4], clones=4, seed=2), draw(config, 64, [4], clones=4, epoch=2)):
+    for changed in (draw(settings, 64, [4], clones=4, seed=2), draw(settings, 64, [4], clones=4, epoch=2)):
         assert not torch.equal(changed.visible[0], together.visible[0])
 
 
 def test_clip_numbers_beyond_32_bits_differ() -> None:
-    masks = draw(MaskConfig(), 64, [1, 1 + 2**32], clones=1)
+    masks = draw(MaskSettings(), 64, [1, 1 + 2**32], clones=1)
     assert not torch.equal(masks.visible[0], masks.visible[1])
 
 
 def test_visible_and_masked_are_a_partition_in_order() -> None:
-    masks = draw(MaskConfig(), 13, [1, 2], clones=3)
+    masks = draw(MaskSettings(), 13, [1, 2], clones=3)
     both = torch.cat([masks.visible, masks.masked], dim=-1).sort(dim=-1).values
     assert torch.equal(both, torch.arange(13 * 8).expand(2, 3, -1))
     assert (masks.visible.diff() > 0).all() and (masks.masked.diff() > 0).all()
@@ -95,7 +99,7 @@ def test_visible_and_masked_are_a_partition_in_order() -> None:
 def test_centres_keep_their_clipped_neighbourhood() -> None:
     from EAT.network.masking import _block_map
 
-    kept = _block_map(torch.tensor([[[0, 8 * 5 + 4]]]), 10, 5)[0, 0].numpy()
+    kept = _block_map(torch.tensor([[[0, 8 * 5 + 4]]]), Grid(10, 8), 5)[0, 0].numpy()
     by_hand = np.zeros((10, 8), dtype=bool)
     by_hand[0:3, 0:3] = True
     by_hand[3:8, 2:7] = True
@@ -104,6 +108,24 @@ def test_centres_keep_their_clipped_neighbourhood() -> None:
 
 def test_shares_that_leave_nothing_are_refused(conformance: Path) -> None:
     with pytest.raises(ConfigError, match="keeps 0 of 64 patches"):
-        draw(MaskConfig(mask_prob=0.99), 8, [1])
+        draw(MaskSettings(mask_prob=0.99), 8, [1])
     with pytest.raises(ConfigError, match="mask_length is 4"):
-        MaskConfig(mask_length=4)
+        MaskSettings(mask_length=4)
+
+
+def test_masks_are_those_of_the_first_release() -> None:
+    masks = draw(MaskSettings(), 8, [3], clones=2, seed=5, epoch=2)
+    assert masks.visible[0].tolist() == [
+        [11, 15, 21, 22, 36, 38, 45, 48, 50, 51, 53, 62],
+        [2, 5, 7, 17, 23, 26, 27, 34, 43, 56, 61, 63],
+    ]
+
+
+def test_random_masking_keeps_every_patch_as_often() -> None:
+    masks = draw(MaskSettings(masking="random"), 8, list(range(500)), clones=8)
+    kept = (~mask_map(masks)).flatten(0, 1).float()  # (4000, 64)
+    assert (kept.sum(dim=1) == 12).all()
+    expected = 12 / 64
+    assert ((kept.mean(dim=0) - expected).abs() < 4.5 * (expected * (1 - expected) / 4000) ** 0.5).all()
+    pairs = kept.T @ kept / 4000  # neighbours are kept together as often as any two
+    assert pairs[torch.arange(63), torch.arange(1, 64)].mean().item() == pytest.approx(12 * 11 / (64 * 63), rel=0.05)

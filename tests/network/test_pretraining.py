@@ -8,51 +8,56 @@ import pytest
 import torch
 
 from EAT.network.block import DropPath
-from EAT.network.encoder import Encoder, select_visible
-from EAT.network.masking import inverse_block_masks
-from EAT.network.objective import squared_distance, teacher_targets, utterance_loss
+from EAT.network.encoder import Encoder
+from EAT.network.masking import inverse_block
+from EAT.network.objective import Comparison, averaged_targets, mean_distance, utterance_loss
+from EAT.network.patches import Grid
 from EAT.network.pretraining import Pretraining
-from EAT.network.settings import DecoderConfig, EncoderConfig, MaskConfig, PretrainingConfig, TeacherConfig
+from EAT.network.random import clone_keys
+from EAT.network.rows import put_rows, take_rows
+from EAT.network.settings import MaskSettings, PretrainingSettings
 from EAT.network.teacher import Teacher
 
-TINY = PretrainingConfig(
-    encoder=EncoderConfig(embed_dim=32, depth=2, num_heads=4),
-    decoder=DecoderConfig(layers=2, width=32),
-    teacher=TeacherConfig(0.9, 0.99, 10),
-    clones=3,
-)
+TINY = PretrainingSettings(
+    embed_dim=32, depth=2, num_heads=4, decoder_layers=2, decoder_width=32, ema_decay=0.9, ema_end_decay=0.99,
+    ema_anneal_updates=10, clone_batch=3,
+)  # fmt: skip
 
 
-def test_patches_are_a_strided_convolution() -> None:
-    encoder = Encoder(TINY.encoder)
+def test_patches_are_time_major() -> None:
+    encoder = Encoder(TINY)
     x = torch.randn(2, 1, 64, 128)
-    convolved = encoder.patches.projection(x)  # (B, D, T, F)
-    torch.testing.assert_close(encoder.patches(x), convolved.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-5)
+    kernel, bias = encoder.patches.projection.weight.flatten(1), encoder.patches.projection.bias
+    for patch, (time, frequency) in ((0, (0, 0)), (3, (0, 3)), (8, (1, 0)), (29, (3, 5))):
+        cut = x[:, 0, 16 * time : 16 * time + 16, 16 * frequency : 16 * frequency + 16].flatten(1)
+        torch.testing.assert_close(encoder.patches(x)[:, patch], cut @ kernel.T + bias, rtol=1e-4, atol=1e-5)
 
 
-def test_visible_patches_are_picked_clone_by_clone() -> None:
-    patches = torch.arange(2 * 4).float().view(2, 4, 1)
-    visible = torch.tensor([[[0, 3], [1, 2]], [[2, 3], [0, 1]]])
-    assert select_visible(patches, visible).squeeze(-1).tolist() == [[0, 3], [1, 2], [6, 7], [4, 5]]
+def test_rows_are_taken_and_put_sequence_by_sequence() -> None:
+    x = torch.arange(2 * 4).float().view(2, 4, 1)
+    index = torch.tensor([[0, 3], [2, 1]])
+    assert take_rows(x, index).squeeze(-1).tolist() == [[0, 3], [6, 5]]
+    put = put_rows(torch.zeros(2, 4, 1), index, torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]))
+    assert put.squeeze(-1).tolist() == [[1, 0, 0, 2], [0, 4, 3, 0]]
 
 
 def test_masked_tokens_do_not_reach_the_student() -> None:
     torch.manual_seed(0)
-    encoder = Encoder(TINY.encoder).eval()
+    encoder = Encoder(TINY).eval()
     x = torch.randn(1, 1, 128, 128)
-    masks = inverse_block_masks(MaskConfig(), 8, torch.tensor([5]), 2, seed=1, epoch=1)
-    before = encoder(x, visible=masks.visible).tokens
+    masks = inverse_block(MaskSettings(), Grid(8, 8), clone_keys(1, 1, torch.tensor([5]), 2))
+    before = encoder(x, masks.visible).tokens
     changed = x.clone()
     for place in set(range(64)) - set(masks.visible[0, 0].tolist()):
         time, frequency = divmod(place, 8)
         changed[..., time * 16 : time * 16 + 16, frequency * 16 : frequency * 16 + 16] += 1.0
-    after = encoder(changed, visible=masks.visible).tokens
+    after = encoder(changed, masks.visible).tokens
     torch.testing.assert_close(after[0], before[0])
     assert not torch.allclose(after[1], before[1])
 
 
 def test_a_key_mask_hides_padding() -> None:
-    encoder = Encoder(TINY.encoder).eval()
+    encoder = Encoder(TINY).eval()
     short = torch.randn(1, 1, 64, 128)
     padded = torch.cat([short, torch.randn(1, 1, 64, 128)], dim=2)
     key_mask = torch.arange(1 + 64)[None] < 1 + 32
@@ -65,20 +70,20 @@ def test_targets_by_hand() -> None:
     # One block, two patches after CLS, two channels: instance norm gives -1 and 1 per channel, LayerNorm over
     # channels of equal values gives 0.
     output = torch.tensor([[[9.0, 9.0], [0.0, 10.0], [4.0, 20.0]]])
-    targets = teacher_targets([output])
+    targets = averaged_targets([output])
     torch.testing.assert_close(targets, torch.zeros(1, 2, 2), rtol=0, atol=1e-3)
     opposed = torch.tensor([[[9.0, 9.0], [0.0, 20.0], [4.0, 10.0]]])
     torch.testing.assert_close(
-        teacher_targets([opposed]), torch.tensor([[[-1.0, 1.0], [1.0, -1.0]]]), rtol=0, atol=1e-4
+        averaged_targets([opposed]), torch.tensor([[[-1.0, 1.0], [1.0, -1.0]]]), rtol=0, atol=1e-4
     )
 
 
 def test_distances_by_hand() -> None:
     a, b = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[0.0, 0.0, 3.0, 1.0]])
-    assert squared_distance(a, b).tolist() == [(1 + 4 + 0 + 9) / 2]
-    targets = torch.tensor([[[1.0] * 4, [3.0] * 4]])  # its utterance target is 2 everywhere
-    clones = torch.tensor([[2.0] * 4, [4.0] * 4])
-    assert utterance_loss(clones, targets).item() == (0 + 4 * 4 / 2) / 2
+    assert mean_distance(a, b).item() == (1 + 4 + 0 + 9) / 2
+    clones = torch.tensor([[[2.0] * 4, [4.0] * 4]])
+    comparison = Comparison(a, b, clones, {"utterance": torch.full((1, 4), 2.0)})
+    assert utterance_loss(comparison).item() == (0 + 4 * 4 / 2) / 2
 
 
 def test_the_average_is_float32_and_exact_whatever_the_student_is() -> None:
@@ -116,8 +121,8 @@ def test_the_teacher_is_no_part_of_the_module_but_of_its_state() -> None:
 
 
 def test_teacher_does_not_share_memory_with_the_student() -> None:
-    encoder = Encoder(TINY.encoder)
-    teacher = Teacher(encoder, TINY.teacher)
+    encoder = Encoder(TINY)
+    teacher = Teacher(encoder, TINY)
     before = teacher.average["cls_token"].clone()
     with torch.no_grad():
         encoder.cls_token.add_(1)
@@ -130,8 +135,8 @@ def test_losses_follow_from_seed_epoch_and_clips_alone() -> None:
     x = torch.randn(2, 1, 128, 128)
 
     def losses(clips: list[int], seed: int, epoch: int) -> tuple[float, float]:
-        output = model(x, clips, seed=seed, epoch=epoch)
-        return output.frame_loss.item(), output.utterance_loss.item()
+        terms = model(model.draw(x, clips, seed=seed, epoch=epoch)).terms
+        return terms["frame"].item(), terms["utterance"].item()
 
     first = losses([3, 9], 1, 1)
     torch.rand(100)  # whatever else drew random numbers

@@ -14,7 +14,7 @@ import pytest
 import EAT
 from EAT.commands.plot import main
 from EAT.errors import DataError
-from EAT.network.settings import MaskConfig
+from EAT.network.settings import MaskSettings
 from EAT.pictures.features import (
     LABEL_COLOURS,
     Embeddings,
@@ -86,7 +86,7 @@ def test_a_picture_of_runs_draws_their_numbers(tmp_path: Path) -> None:
 
 
 def test_a_picture_of_masks_shows_blocks(tmp_path: Path) -> None:
-    figure = draw_masks(str(CLIPS / "loop_garzul.flac"), 512, MaskConfig(), clones=2)
+    figure = draw_masks(str(CLIPS / "loop_garzul.flac"), 512, MaskSettings(), clones=2)
     assert len(figure.axes) == 3
     whole = figure.axes[0].images[0].get_array()
     assert whole.shape == (128, 512) and not np.ma.getmaskarray(whole).any()

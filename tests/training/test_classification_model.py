@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from EAT.errors import ConfigError
-from EAT.network.settings import ClassificationSettings
+from EAT.network.settings import FineTuningSettings
 from EAT.training.adamw import EATAdamW, EATAdamWConfig
 from EAT.training.classification_model import EATClassificationModel, EATClassificationModelConfig
 
@@ -58,9 +58,9 @@ def test_a_frozen_encoder_neither_learns_nor_drops_paths() -> None:
 
 
 def test_sizes_are_the_base_models_where_nothing_else_is_known() -> None:
-    config = ClassificationSettings(num_classes=527).config()
-    assert (config.encoder.embed_dim, config.encoder.depth, config.encoder.num_heads) == (768, 12, 12)
-    assert config.encoder.drop_path == 0.1 and config.pooling == "cls"
+    config = FineTuningSettings(num_classes=527).classifier()
+    assert (config.embed_dim, config.depth, config.num_heads) == (768, 12, 12)
+    assert config.drop_path == 0.1 and config.pooling == "cls"
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_sizes_are_the_base_models_where_nothing_else_is_known() -> None:
 )
 def test_settings_that_cannot_work(settings: dict, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        ClassificationSettings(**settings).config()
+        FineTuningSettings(**settings).classifier()

@@ -20,9 +20,9 @@ from EAT.data.clips import batch_filterbank
 from EAT.data.labelled import LabelledClips
 from EAT.data.labels import read_descriptors, read_lbl
 from EAT.data.manifest import Manifest
-from EAT.network.classifier import Classifier, ClassifierConfig
+from EAT.network.classifier import Classifier
 from EAT.network.front_end import FrontEnd
-from EAT.network.settings import EncoderConfig
+from EAT.network.settings import ClassifierSettings
 from EAT.tasks import classification  # noqa: F401, registers the task, the model and the criterion
 
 from ..conftest import CONFORMANCE, ROOT
@@ -67,7 +67,7 @@ def scores_of(checkpoint: Path, data: Path, split: str) -> tuple[np.ndarray, np.
     state = load(checkpoint)
     settings, task = state["cfg"]["model"], state["cfg"]["task"]
     sizes = {name: settings[name] for name in ("embed_dim", "depth", "num_heads", "mlp_ratio", "norm_eps")}
-    model = Classifier(ClassifierConfig(settings["num_classes"], EncoderConfig(**sizes))).eval()
+    model = Classifier(ClassifierSettings(num_classes=settings["num_classes"], **sizes)).eval()
     model.load_state_dict(state["model"])
     labels = read_descriptors(data / "label_descriptors.csv")
     manifest = Manifest(data / f"{split}.tsv")
@@ -166,7 +166,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_without_the_file_it_started
     from fairseq.checkpoint_utils import load_model_ensemble_and_task
 
     (model,), _, _ = load_model_ensemble_and_task([str(tmp_path / "parts" / "checkpoint_last.pt")])
-    assert model.config.encoder.embed_dim == 64 and model.config.num_classes == 12
+    assert model.settings.embed_dim == 64 and model.settings.num_classes == 12
 
 
 @pytest.mark.parametrize("source", ["official_pretrain.pt", "hf_pretrain"])
@@ -204,7 +204,7 @@ def test_a_run_starts_with_the_encoder_of_a_published_checkpoint(multi: Path, tm
     assert (state["cfg"]["task"]["norm_mean"], state["cfg"]["task"]["norm_std"]) == (-7.5, 5.0)
     assert "the head starts new" in run.output
     ours = read_checkpoint(tmp_path / "run" / "checkpoint_last.pt")
-    assert ours.kind == "classification" and ours.classifier_config.num_classes == 12
+    assert ours.kind == "classification" and ours.settings.num_classes == 12
     assert ours.front_end == FrontEnd(64, -7.5, 5.0)
 
 

@@ -20,10 +20,10 @@ EVERY_LINE = (
     "loss",
     "frame_loss",
     "utterance_loss",
-    "prediction_deviation",
-    "target_deviation",
+    "prediction_std",
+    "target_std",
     "ema_decay",
-    "masked_share",
+    "masked_fraction",
     "lr",
     "gnorm",
     "clips_per_s",
@@ -57,7 +57,7 @@ def test_the_published_recipe_runs_with_only_its_size_overridden(clip_manifest: 
     for line in run.lines:
         assert set(EVERY_LINE) <= set(line)
         assert math.isclose(line["loss"], line["frame_loss"] + 192 * line["utterance_loss"], rel_tol=1e-5)
-        assert line["masked_share"] == pytest.approx(52 / 64, abs=1e-6)  # 64 patches, floor(64 * 0.2) = 12 visible
+        assert line["masked_fraction"] == pytest.approx(52 / 64, abs=1e-6)  # 64 patches, floor(64 * 0.2) = 12 visible
     assert [line["ema_decay"] for line in run.lines] == pytest.approx([0.9998] * 3, abs=1e-6)
     assert list((tmp_path / "tensorboard" / "train_inner").iterdir())
 
@@ -208,7 +208,7 @@ def test_the_large_recipe_builds_and_runs(clip_manifest: Path, tmp_path: Path) -
         "optimization.max_update=3",
     )
     assert len(run.lines) == 3
-    assert run.lines[0]["masked_share"] == pytest.approx(48 / 64)
+    assert run.lines[0]["masked_fraction"] == pytest.approx(48 / 64)
 
 
 def test_the_script_runs_the_recipe_from_where_the_user_stands(clip_manifest: Path, tmp_path: Path) -> None:

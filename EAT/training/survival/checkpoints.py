@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ...checkpoint.safe_files import read_torch_file
+from ...checkpoint.safe import read_torch_file
 from ...errors import CheckpointError
 
 logger = logging.getLogger("EAT")

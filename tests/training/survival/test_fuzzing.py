@@ -23,7 +23,10 @@ from EAT.data.labels import read_descriptors, read_lbl
 from EAT.data.manifest import Manifest
 from EAT.errors import ConfigError, DataError, EATError
 from EAT.network.front_end import FrontEnd
-from EAT.network.settings import DecoderConfig, EncoderConfig, MaskConfig, TeacherConfig
+from EAT.network.masking import inverse_block
+from EAT.network.patches import Grid
+from EAT.network.settings import DecoderSettings, EncoderSettings, MaskSettings, TeacherSettings
+from EAT.network.teacher import linear_decay
 
 from ...conftest import ROOT
 from ...fairseq_runs import environment
@@ -103,12 +106,13 @@ REAL = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1.
 @given(data=st.data())
 def test_configurations(data: st.DataObject) -> None:
     TRIED["configurations"] += 1
+    sizes = ("embed_dim", "depth", "num_heads")
+    decoder = ("decoder_layers", "decoder_width", "decoder_kernel", "decoder_groups")
     kinds = (
-        (EncoderConfig, {"embed_dim": WHOLE, "depth": WHOLE, "num_heads": WHOLE, "mlp_ratio": REAL, "drop_path": REAL}),
-        (DecoderConfig, {"layers": WHOLE, "width": WHOLE, "kernel": WHOLE, "groups": WHOLE, "noise_std": REAL}),
-        (MaskConfig, {"mask_prob": REAL, "mask_prob_adjust": REAL, "mask_length": WHOLE}),
-        (TeacherConfig, {"decay_start": REAL, "decay_end": REAL, "anneal_updates": WHOLE}),
-        (FrontEnd, {"target_length": WHOLE, "norm_mean": REAL, "norm_std": REAL}),
+        (EncoderSettings, {**dict.fromkeys(sizes, WHOLE), "mlp_ratio": REAL, "drop_path": REAL}),
+        (DecoderSettings, {**dict.fromkeys(decoder, WHOLE), "decoder_noise": REAL}),
+        (MaskSettings, {"mask_prob": REAL, "mask_prob_adjust": REAL, "mask_length": WHOLE}),
+        (TeacherSettings, {"ema_decay": REAL, "ema_end_decay": REAL, "ema_anneal_updates": WHOLE}),
     )
     kind, values = kinds[data.draw(st.integers(0, len(kinds) - 1))]
     try:
@@ -116,15 +120,16 @@ def test_configurations(data: st.DataObject) -> None:
     except ConfigError as error:
         assert one_sentence(error)
         return
-    if isinstance(made, MaskConfig):
+    if isinstance(made, MaskSettings):
         try:
             kept = made.kept(512)
         except ConfigError as error:
             assert one_sentence(error)
         else:
-            assert 0 < kept < 512 and made.blocks(512) >= 0
-    if isinstance(made, TeacherConfig):
-        assert all(0.0 <= made.decay(update) <= 1.0 for update in (0, 1, 100, 10**9))
+            assert 0 < kept < 512
+            inverse_block(made, Grid(64, 8), torch.zeros(1, 1, dtype=torch.int32))
+    if isinstance(made, TeacherSettings):
+        assert all(0.0 <= linear_decay(made, update) <= 1.0 for update in (0, 1, 100, 10**9))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")

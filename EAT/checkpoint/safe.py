@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def safetensors_torch(path: str) -> ModuleType:
         import safetensors.torch
     except ImportError:
         raise CheckpointError(
-            f"{path} is in the Hugging Face layout, which needs safetensors: pip install 'eat-audio[huggingface]'."
+            f"{path} is in the Hugging Face format, which needs safetensors: pip install 'eat-audio[huggingface]'."
         ) from None
     return safetensors.torch
 
@@ -43,6 +43,23 @@ def is_safetensors(path: str) -> bool:
     except OSError:
         return False
     return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= size - 8
+
+
+class Opened(NamedTuple):
+    """A checkpoint that was opened and not looked into yet."""
+
+    path: str
+    state: dict[str, Any]
+    """What ``torch.save`` wrote; empty for a safetensors file."""
+    safetensors: bool
+    """Whether it is a folder, or a safetensors file."""
+
+
+def open_checkpoint(path: str) -> Opened:
+    """Open a file or a folder. Raises CheckpointError where that is not possible."""
+    if os.path.isdir(path) or is_safetensors(path):
+        return Opened(path, {}, True)
+    return Opened(path, read_torch_file(path), False)
 
 
 def read_torch_file(path: str) -> dict[str, Any]:

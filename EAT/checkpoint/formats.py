@@ -1,40 +1,59 @@
-"""Opening a checkpoint of any layout."""
+"""Opening a checkpoint of any format, and writing one. :data:`FORMATS` has them.
+
+A format is a module with ``recognises(opened)``, ``read(opened) -> Contents`` and ``write(contents, path)``.
+"""
 
 from __future__ import annotations
 
 import os
+from types import ModuleType
 
 from torch import Tensor
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError
+from ..network.settings import choose
+from . import eat, huggingface, published_eat
+from .completing import without_initialised
 from .contents import ENCODER, POSITIONS, TEACHER, Checkpoint, Contents
-from .eat import is_eat, read_eat
-from .huggingface import read_huggingface
-from .published_eat import is_published, read_published
-from .safe_files import is_safetensors, read_torch_file
+from .safe import open_checkpoint
 from .shapes import extend_positions
 
+FORMATS: dict[str, ModuleType] = {"eat": eat, "published": published_eat, "huggingface": huggingface}
 WEIGHTS = ("student", "teacher")
 
 
 def read_contents(path: str | os.PathLike[str]) -> Contents:
-    """Read a checkpoint as it is stored, its layout told by its content.
+    """Read a checkpoint as it is stored, its format told by its content.
 
     Raises:
-        CheckpointError: where it cannot be read, is none of the three layouts, or something in it is missing.
+        CheckpointError: where it cannot be read, is of no known format, or something in it is missing.
     """
-    path = os.fspath(path)
-    if os.path.isdir(path) or is_safetensors(path):
-        return read_huggingface(path)
-    state = read_torch_file(path)
-    if is_eat(state):
-        return read_eat(path, state)
-    if is_published(state):
-        return read_published(path, state)
+    opened = open_checkpoint(os.fspath(path))
+    for file_format in FORMATS.values():
+        if file_format.recognises(opened):
+            return file_format.read(opened)
     raise CheckpointError(
         f"{path} is no checkpoint of an EAT model: neither one of this package, nor a published fairseq one, nor a "
         "Hugging Face one."
     )
+
+
+def write_checkpoint(contents: Contents, path: str, file_format: str) -> Contents:
+    """Write a checkpoint; tensors keep their values and types.
+
+    Args:
+        contents: what to write.
+        path: a file; for ``huggingface`` a folder, or a file that ends in ``.safetensors``.
+        file_format: a name in :data:`FORMATS`.
+
+    Returns:
+        What was written: ``initialised`` lists the parts that had to be made up.
+
+    Raises:
+        CheckpointError: where it cannot be written.
+        ConfigError: for another format.
+    """
+    return choose(FORMATS, file_format, "the format").write(without_initialised(contents), path)
 
 
 def select_encoder(path: str, contents: Contents, weights: str) -> dict[str, Tensor]:
@@ -44,8 +63,7 @@ def select_encoder(path: str, contents: Contents, weights: str) -> dict[str, Ten
         ConfigError: for ``weights`` other than ``student`` and ``teacher``.
         CheckpointError: for a teacher where there is none.
     """
-    if weights not in WEIGHTS:
-        raise ConfigError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}.")
+    choose(dict.fromkeys(WEIGHTS), weights, "weights")
     encoder = contents.part(ENCODER)
     if weights == "student":
         return encoder
@@ -71,19 +89,17 @@ def read_checkpoint(path: str | os.PathLike[str], weights: str = "student") -> C
     """
     path = os.fspath(path)
     contents = read_contents(path)
-    stored = select_encoder(path, contents, weights)
-    encoder = {name: value.float().clone() for name, value in stored.items()}
-    encoder[POSITIONS] = extend_positions(encoder[POSITIONS])
+    encoder = {name: value.float().clone() for name, value in select_encoder(path, contents, weights).items()}
+    encoder[POSITIONS] = extend_positions(encoder[POSITIONS], contents.settings)
     head = None
-    if contents.classifier_config is not None:
+    if contents.kind == "classification":
         head = {n: v.float().clone() for n, v in contents.tensors.items() if n.startswith(("norm.", "head."))}
     return Checkpoint(
         path=path,
-        layout=contents.layout,
+        format=contents.format,
         kind=contents.kind,
-        encoder_config=contents.encoder_config,
+        settings=contents.settings,
         encoder=encoder,
-        classifier_config=contents.classifier_config,
         head=head,
         front_end=contents.front_end,
         activation=contents.activation,
