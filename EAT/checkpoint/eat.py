@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from ..network.classification_losses import SINGLE_LABEL_LOSSES
-from ..network.front_end import FrontEnd
+from ..network.front_end import FrontEnd, front_end_of
 from ..network.settings import ClassifierSettings, PretrainingSettings
 from .completing import complete
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
@@ -54,7 +54,7 @@ def read(opened: Opened) -> Contents:
         if any(name.startswith(TEACHER) for name in tensors):
             check_encoder(path, tensors, encoder, TEACHER)
     try:
-        front_end = FrontEnd.take(task)
+        front_end = front_end_of(task)
     except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} holds a cfg.task that cannot be used: {error}") from None
     return Contents(
@@ -100,7 +100,7 @@ def write(contents: Contents, path: str) -> Contents:
         loss = "cross_entropy" if contents.activation == "softmax" else "bce_per_positive"
         name, criterion = "eat_classification", {"_name": "classification", "loss": loss}
     cfg = {
-        "task": {"_name": name, "data": "", **front_end.constants()},
+        "task": {"_name": name, "data": "", "spectrogram": front_end.name, **front_end.constants()},
         "model": {"_name": name, **asdict(contents.settings)},
         "criterion": criterion,
     }

@@ -11,7 +11,8 @@ from types import ModuleType
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..network.settings import choose
+from ..network.front_end import FrontEnd
+from ..network.settings import PretrainingSettings, choose
 from . import eat, huggingface, published_eat
 from .completing import without_initialised
 from .contents import ENCODER, POSITIONS, TEACHER, Checkpoint, Contents
@@ -53,7 +54,21 @@ def write_checkpoint(contents: Contents, path: str, file_format: str) -> Content
         CheckpointError: where it cannot be written.
         ConfigError: for another format.
     """
-    return choose(FORMATS, file_format, "the format").write(without_initialised(contents), path)
+    writer = choose(FORMATS, file_format, "the format")
+    if file_format != "eat":
+        _check_published(contents, file_format)
+    return writer.write(without_initialised(contents), path)
+
+
+def _check_published(contents: Contents, file_format: str) -> None:
+    """Raise CheckpointError where a model has parts that the published formats have no names for."""
+    published, settings = PretrainingSettings(), vars(contents.settings)
+    parts = [name for name in ("attention", "positions", "decoder") if name in settings]
+    other = [f"{name}={settings[name]}" for name in parts if settings[name] != getattr(published, name)]
+    if contents.front_end is not None and type(contents.front_end) is not FrontEnd:
+        other.append(f"spectrogram={contents.front_end.name}")
+    if other:
+        raise CheckpointError(f"the format {file_format} cannot hold {', '.join(other)}; keep this model as 'eat'.")
 
 
 def select_encoder(path: str, contents: Contents, weights: str) -> dict[str, Tensor]:

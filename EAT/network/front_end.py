@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..audio.resampling import SAMPLE_RATE
 from ..errors import ConfigError
+from .settings import choose
 
 AUDIOSET_MEAN, AUDIOSET_STD = -4.268, 4.569
 """Normalisation of AudioSet's filterbanks."""
@@ -70,17 +71,13 @@ class FrontEnd:
                 "give the training set's own mean and (positive) standard deviation."
             )
 
-    @classmethod
-    def take(cls, given: Mapping[str, Any]) -> FrontEnd | None:
-        """The front end that a task's settings describe; None where one of the three constants is missing."""
-        values = [given.get(name) for name in ("target_length", "norm_mean", "norm_std")]
-        if any(value is None for value in values):
-            return None
-        length, mean, std = values
-        return cls(int(length), float(mean), float(std))  # type: ignore[arg-type]
+    @property
+    def name(self) -> str:
+        """Its name in :data:`FRONT_ENDS`."""
+        return next(name for name, kind in FRONT_ENDS.items() if kind is type(self))
 
     def constants(self) -> dict[str, Any]:
-        """Target length and normalisation, by the names of settings."""
+        """Target length and normalisation, by the names of a task's settings."""
         return asdict(self)
 
     @classmethod
@@ -117,12 +114,16 @@ class FrontEnd:
             waveforms = torch.where(inside, waveforms, 0.0)
             mean = waveforms.sum(dim=1, keepdim=True) / lengths[:, None]
             waveforms = torch.where(inside, waveforms - mean, 0.0)
-        features = filterbank(waveforms[:, : self.samples])  # (B, frames, bins)
+        features = self.spectrogram(waveforms[:, : self.samples])  # (B, frames, bins)
         if lengths is not None:
             real = torch.arange(features.shape[1], device=features.device) < self.real_frames(lengths)[:, None]
             features = torch.where(real[..., None], features, 0.0)
         features = F.pad(features, (0, 0, 0, self.target_length - features.shape[1]))
         return ((features - self.norm_mean) / (2.0 * self.norm_std)).unsqueeze(1)
+
+    def spectrogram(self, waveforms: Tensor) -> Tensor:
+        """What is normalised: (B, samples) to (B, frames, bins), one frame at least."""
+        return filterbank(waveforms)
 
     def real_frames(self, lengths: Tensor) -> Tensor:
         """Frames of each clip that hold audio, at most ``target_length``: (B,) samples to (B,)."""
@@ -132,6 +133,16 @@ class FrontEnd:
 
 FRONT_ENDS: dict[str, type[FrontEnd]] = {"log_mel": FrontEnd}
 """The choices of ``task.spectrogram``."""
+
+
+def front_end_of(task: Mapping[str, Any]) -> FrontEnd | None:
+    """The front end that a task's settings describe; None where a constant is missing. Raises ConfigError."""
+    values = [task.get(name) for name in ("target_length", "norm_mean", "norm_std")]
+    if any(value is None for value in values):
+        return None
+    length, mean, std = values
+    kind = choose(FRONT_ENDS, task.get("spectrogram") or "log_mel", "task.spectrogram")
+    return kind(int(length), float(mean), float(std))  # type: ignore[arg-type]
 
 
 # Constants are kept from the first call on; made in inference mode, they could not be trained through later.

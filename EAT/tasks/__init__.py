@@ -6,6 +6,7 @@ Importing it also registers criteria, optimiser and schedule, and puts the wrapp
 from ..training import adamw, classification_criterion, pretraining_criterion, schedules  # noqa: F401
 from ..training.fairseq_support import explain_unknown_keys, quiet_start_up
 from ..training.survival.hooks import install
+from . import classification, pretraining  # noqa: F401
 
 quiet_start_up()
 explain_unknown_keys()

@@ -19,8 +19,8 @@ from ..data.manifest import Manifest
 from ..data.normalization import read_normalization
 from ..data.skipping import SkipLog
 from ..errors import ConfigError
-from ..network.front_end import FrontEnd
-from ..network.settings import MEL_BINS
+from ..network.front_end import FRONT_ENDS
+from ..network.settings import choose, setting
 from ..progress import Pace
 from .fairseq_clips import FairseqClips
 from .fairseq_support import describe_device, record, reports_user_errors
@@ -48,6 +48,7 @@ class ClipTaskConfig(FairseqDataclass):
         },
     )
     norm_std: float | None = field(default=None, metadata={"help": "its standard deviation"})
+    spectrogram: str = setting("log_mel", "which front end turns waveforms into what the encoder eats")
     crop: str = field(default="start", metadata={"help": "what is kept of longer clips: 'start' or 'random'"})
     front_end: str = field(
         default="device",
@@ -97,7 +98,8 @@ class ClipTask(FairseqTask):
             record(cfg, "task", norm_mean=mean, norm_std=std)
         if mean is None or std is None:
             raise ConfigError("only one of task.norm_mean and task.norm_std is set; set both, or neither.")
-        self.front_end = FrontEnd(cfg.target_length, mean, std)
+        kind = choose(FRONT_ENDS, cfg.spectrogram, "task.spectrogram")
+        self.front_end = kind(cfg.target_length, mean, std)
         self.skip_logs: dict[str, SkipLog] = {}
         self.nonfinite = NonfiniteUpdates(cfg.max_nonfinite)
         self.pace = Pace()
@@ -132,6 +134,11 @@ class ClipTask(FairseqTask):
         """Build the model and say how large it is."""
         model = super().build_model(cfg, from_checkpoint)
         model.encoder.grid(self.cfg.target_length, "task.target_length")
+        if model.settings.mel_bins != self.front_end.bins:
+            raise ConfigError(
+                f"task.spectrogram={self.front_end.name} has {self.front_end.bins} bins, but model.mel_bins is "
+                f"{model.settings.mel_bins}; set model.mel_bins={self.front_end.bins}."
+            )
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         logger.info(
             f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, on {describe_device(self.cfg.cpu)}, "
@@ -166,7 +173,7 @@ class ClipTask(FairseqTask):
 
         It keeps this device in step with the others and counts for nothing.
         """
-        silence = torch.zeros(1, 1, self.cfg.target_length, MEL_BINS, device=self.device)
+        silence = torch.zeros(1, 1, self.cfg.target_length, self.front_end.bins, device=self.device)
         return {**sample, "clips": [0], "filterbank": silence}
 
     def watch_skipped(self, split: str, sample: dict[str, Any]) -> None:
