@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import EAT
-from EAT.commands.extract import fitting_batch_size
+from EAT.commands.options import fitting_batch_size
 from EAT.system import available_memory
 
 from .conftest import CONFORMANCE

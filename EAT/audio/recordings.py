@@ -1,4 +1,4 @@
-"""Reading recordings: any format, rate and channel count to mono 16 kHz float32 (method section 1.1).
+"""Reading recordings: any format, rate and channel count to mono float32 at one rate (method section 1.1).
 
 Formats come through libsndfile (wav, flac, ogg, opus, mp3, aiff, ...). Beside plain files there are two containers:
 ``pack.h5/KEY``, a data set in an HDF5 file, and ``archive.zip:OFFSET:LENGTH``, an uncompressed member of a zip.
@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .resampling import SAMPLE_RATE, ZERO_CROSSINGS, resample
+from .resampling import SAMPLE_RATE, ratio, resample
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au")
 """File names that a search of a folder takes for recordings."""
 
 MIN_RATE, MAX_RATE = 1_000, 768_000
 MAX_CHANNELS = 256
-MIN_SAMPLES = SAMPLE_RATE // 100
-"""The shortest clip that counts as one: 10 ms at 16 kHz."""
+MIN_SECONDS = 0.01
+"""The shortest clip that counts as one."""
 HDF5_RATE = 32_000
 """Sampling rate of an HDF5 data set that has no ``sample_rate`` attribute."""
 
@@ -209,22 +209,6 @@ def open_recording(source: str) -> Recording:
     return recording
 
 
-def _part(rate: int, first: int, count: int) -> tuple[int, int, int]:
-    """What to read for ``count`` 16 kHz samples from number ``first`` on, so that they equal the whole's resampling.
-
-    The filter looks a little beyond the part on both sides, and reading starts where an input and an output sample
-    coincide.
-
-    Returns:
-        First and last input sample (exclusive), and how many output samples come before the wanted ones.
-    """
-    divisor = math.gcd(rate, SAMPLE_RATE)
-    old, new = rate // divisor, SAMPLE_RATE // divisor
-    margin = 2 * ZERO_CROSSINGS * max(1, -(-old // new))
-    start = max(0, first * old // new - margin) // old * old
-    return start, -(-(first + count) * old // new) + margin, first - start // old * new
-
-
 class Excerpt(NamedTuple):
     """A decoded part of a recording, not resampled yet."""
 
@@ -233,9 +217,11 @@ class Excerpt(NamedTuple):
     """(samples,) float32 at the recording's own rate; channels are averaged."""
     rate: int
     lead: int
-    """16 kHz samples before the wanted ones, which the resampling filter needs."""
+    """Resampled samples before the wanted ones, which the resampling filter needs."""
     wanted: int | None
-    """16 kHz samples wanted at most."""
+    """Resampled samples wanted at most."""
+    new_rate: int
+    """Wanted rate."""
 
 
 def _read_mono(source: str, recording: Recording, start: int, count: int) -> np.ndarray:
@@ -256,7 +242,7 @@ def _read_mono(source: str, recording: Recording, start: int, count: int) -> np.
     return mono[:done]
 
 
-def decode(source: str, max_samples: int | None = None, position: float = 0.0) -> Excerpt:
+def decode(source: str, max_samples: int | None = None, position: float = 0.0, rate: int = SAMPLE_RATE) -> Excerpt:
     """Decode what :func:`read_audio` resamples, with the same arguments: all that may wait for a disk or a network.
 
     Raises:
@@ -266,9 +252,11 @@ def decode(source: str, max_samples: int | None = None, position: float = 0.0) -
     try:
         start, end, lead = 0, recording.frames, 0
         if max_samples is not None:
-            whole = -(-recording.frames * SAMPLE_RATE // recording.rate)
-            first = int(position * max(0, whole - max_samples))  # of the 16 kHz samples that are wanted
-            start, end, lead = _part(recording.rate, first, max_samples)
+            whole = -(-recording.frames * rate // recording.rate)
+            first = int(position * max(0, whole - max_samples))  # of the samples that are wanted
+            old, new, margin = ratio(recording.rate, rate)
+            start = max(0, first * old // new - margin) // old * old
+            end, lead = -(-(first + max_samples) * old // new) + margin, first - start // old * new
         count = min(end, recording.frames) - start
         if count > MAX_FRAMES:
             raise DataError(
@@ -280,21 +268,21 @@ def decode(source: str, max_samples: int | None = None, position: float = 0.0) -
         raise DataError(f"{source} breaks off while being decoded ({error}).") from None
     finally:
         recording.close()
-    return Excerpt(source, mono, recording.rate, lead, max_samples)
+    return Excerpt(source, mono, recording.rate, lead, max_samples, rate)
 
 
 def as_waveform(excerpt: Excerpt) -> Tensor:
-    """Resample a decoded part to 16 kHz; see :func:`read_audio`.
+    """Resample a decoded part; see :func:`read_audio`.
 
     Raises:
         DataError: for one that is shorter than 10 ms, or holds NaN or infinity.
     """
-    source, mono, rate, lead, wanted = excerpt
+    source, mono, rate, lead, wanted, new_rate = excerpt
     waveform = torch.from_numpy(mono)
     if len(mono):
-        waveform = resample(waveform, rate, SAMPLE_RATE)
+        waveform = resample(waveform, rate, new_rate)
     waveform = waveform[lead : None if wanted is None else lead + wanted]
-    if len(waveform) < MIN_SAMPLES:
+    if len(waveform) < new_rate * MIN_SECONDS:
         raise DataError(
             f"{source} holds {len(mono)} samples, {1000 * len(mono) / rate:g} ms; a clip must last 10 ms at least."
         )
@@ -303,13 +291,14 @@ def as_waveform(excerpt: Excerpt) -> Tensor:
     return waveform
 
 
-def read_audio(source: str, max_samples: int | None = None, position: float = 0.0) -> Tensor:
-    """Read a recording, or as much of it as is wanted, as mono at 16 kHz.
+def read_audio(source: str, max_samples: int | None = None, position: float = 0.0, rate: int = SAMPLE_RATE) -> Tensor:
+    """Read a recording, or as much of it as is wanted, as mono at 16 kHz or another rate.
 
     Args:
         source: path or container address.
-        max_samples: 16 kHz samples wanted at most; None reads all. Only that part is decoded and resampled.
+        max_samples: samples wanted at most, at ``rate``; None reads all. Only that part is decoded and resampled.
         position: where to cut a longer clip, from 0 (its start) to 1 (its end).
+        rate: in Hz.
 
     Returns:
         (samples,) float32 in [-1, 1]; channels are averaged.
@@ -317,4 +306,4 @@ def read_audio(source: str, max_samples: int | None = None, position: float = 0.
     Raises:
         DataError: for a recording that cannot be read, is shorter than 10 ms, or holds NaN or infinity.
     """
-    return as_waveform(decode(source, max_samples, position))
+    return as_waveform(decode(source, max_samples, position, rate))

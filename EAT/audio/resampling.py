@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,23 @@ def _polyphase_kernel(old: int, new: int, device: torch.device) -> tuple[Tensor,
     return block.flatten(1).to(device), width
 
 
+class Ratio(NamedTuple):
+    """Two rates without their common divisor, and how far resampling looks."""
+
+    old: int
+    new: int
+    margin: int
+    """Input samples on either side of a part that its resampling needs; a multiple of ``old``, where samples meet."""
+
+
+def ratio(old_rate: int, new_rate: int) -> Ratio:
+    """How samples of one rate lie among those of another."""
+    divisor = math.gcd(old_rate, new_rate)
+    old, new = old_rate // divisor, new_rate // divisor
+    reach = math.ceil(ZERO_CROSSINGS * old / (min(old, new) * ROLLOFF)) + old
+    return Ratio(old, new, -(-reach // old) * old if old != new else 0)
+
+
 def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
     """Resample the last axis.
 
@@ -63,8 +81,7 @@ def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
     """
     if old_rate == new_rate:
         return waveform
-    divisor = math.gcd(old_rate, new_rate)
-    old, new = old_rate // divisor, new_rate // divisor
+    old, new, _ = ratio(old_rate, new_rate)
     length = -(-waveform.shape[-1] * new // old)
     if new * (old + 2 * ZERO_CROSSINGS * max(1, old // new + 1)) > LARGEST_KERNEL:
         return _resample_by_sample(waveform, old, new, length)

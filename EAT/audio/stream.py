@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -10,14 +9,14 @@ from soundfile import LibsndfileError
 from torch import Tensor
 
 from ..errors import DataError
-from .recordings import MIN_SAMPLES, open_recording
-from .resampling import ROLLOFF, SAMPLE_RATE, ZERO_CROSSINGS, resample
+from .recordings import MIN_SECONDS, open_recording
+from .resampling import SAMPLE_RATE, ratio, resample
 
 BLOCK_SECONDS = 20.0
 
 
 class AudioStream:
-    """A recording as mono 16 kHz audio that is read forwards, block by block.
+    """A recording as mono audio at one rate that is read forwards, block by block.
 
     Resampling by blocks gives what resampling the whole gives: each block brings along as much of its neighbours as
     the filter reaches.
@@ -25,19 +24,20 @@ class AudioStream:
     Args:
         source: path or container address, as for :func:`EAT.audio.recordings.read_audio`.
         block_seconds: how much is decoded at once.
+        rate: in Hz.
 
     Raises:
         DataError: for a recording that cannot be opened or is shorter than 10 ms.
     """
 
-    def __init__(self, source: str, block_seconds: float = BLOCK_SECONDS) -> None:
-        self.source = source
+    def __init__(self, source: str, block_seconds: float = BLOCK_SECONDS, rate: int = SAMPLE_RATE) -> None:
+        self.source, self.rate = source, rate
         self._recording = open_recording(source)
-        self.samples = -(-self._recording.frames * SAMPLE_RATE // self._recording.rate)
-        """Length at 16 kHz, as the header has it."""
-        if self.samples < MIN_SAMPLES:
+        self.samples = -(-self._recording.frames * rate // self._recording.rate)
+        """Length at that rate, as the header has it."""
+        if self.samples < rate * MIN_SECONDS:
             self.close()
-            raise DataError(f"{source} holds {self.samples / 16:g} ms; a clip must last 10 ms at least.")
+            raise DataError(f"{source} holds {1000 * self.samples / rate:g} ms; a clip must last 10 ms at least.")
         self._blocks = self._resampled(max(1, int(block_seconds * self._recording.rate)))
         self._held, self._offset = torch.zeros(0), 0  # audio from sample ``offset`` on
 
@@ -89,10 +89,7 @@ class AudioStream:
 
     def _resampled(self, block: int) -> Iterator[Tensor]:
         rate, frames = self._recording.rate, self._recording.frames
-        divisor = math.gcd(rate, SAMPLE_RATE)
-        old, new = rate // divisor, SAMPLE_RATE // divisor
-        reach = math.ceil(ZERO_CROSSINGS * old / (min(old, new) * ROLLOFF)) + old
-        margin = -(-reach // old) * old if old != new else 0
+        old, new, margin = ratio(rate, self.rate)
         block = max(block, 2 * margin + old)
         held, base, position, done = torch.zeros(0), 0, 0, 0  # input from sample ``base``; ``done`` outputs are out
         while position < frames:
@@ -102,7 +99,7 @@ class AudioStream:
             upto = self.samples if position == frames else max(0, position - margin) // old * new
             if upto > done:
                 first = base // old * new
-                yield resample(held, rate, SAMPLE_RATE)[done - first : upto - first]
+                yield resample(held, rate, self.rate)[done - first : upto - first]
                 done = upto
                 keep = max(base, done // new * old - margin)
                 held, base = held[keep - base :].clone(), keep

@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Report and check a machine that has what the base needs; returns 0 or 1. Raises ConfigError for its device."""
-    from .extract import choose_device
+    from .options import choose_device
 
     device = choose_device(args.device)
     report(device)

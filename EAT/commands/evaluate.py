@@ -11,8 +11,7 @@ from ..inference.evaluation import Evaluation, evaluate
 from ..inference.evaluation_tables import left_out, summary, write_tables
 from ..pictures.report import write_report
 from .command_line import described, exit_status
-from .extract import open_model
-from .measuring_options import add_options, check_options
+from .options import LABELLED, add_flags, multi_label, open_model
 
 EXAMPLES = """
 python -m EAT.evaluate --data prepared --checkpoint checkpoints/finetuning_demo/checkpoint_best.pt
@@ -27,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         "Measure how well a fine-tuned model does on a manifest.",
         EXAMPLES,
     )
-    add_options(top)
+    add_flags(top, *LABELLED)
     top.add_argument("--split", default="eval", help="which split (default eval)")
     top.add_argument("--report", type=Path, metavar="FOLDER", help="write report.html and tables there")
     return top
@@ -49,11 +48,9 @@ def print_summary(evaluation: Evaluation, checkpoint: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print and report; 1 when some clips could not be read."""
-    check_options(args)
     model = open_model(args)
-    evaluation = evaluate(
-        model, args.data, args.split, args.labels, args.task, args.target_length, args.batch_size, args.num_workers
-    )
+    several, length = multi_label(args.task), args.target_length
+    evaluation = evaluate(model, args.data, args.split, args.labels, several, length, args.batch_size, args.num_workers)
     print_summary(evaluation, args.checkpoint)
     if evaluation.unreadable:
         print(f"{evaluation.unreadable:,} clips could not be read and are left out", file=sys.stderr)

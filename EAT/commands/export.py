@@ -19,15 +19,13 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.formats import WEIGHTS
 from ..errors import ConfigError
 from ..files import replacing
-from ..inference.model import MAX_FRAMES, EATModel, load
+from ..inference.model import EATModel, load
 from ..network.classifier import Classifier
-from ..network.front_end import SAMPLE_RATE
-from ..network.settings import FREQUENCY_PATCHES, MEL_BINS, PATCH_SIZE
 from ..progress import waiting
 from .command_line import described, exit_status
+from .options import add_flags
 
 OPSET = 18
 
@@ -76,9 +74,10 @@ def export_onnx(model: EATModel, path: str | os.PathLike[str], check: bool = Tru
         raise ConfigError("export a model in float32; call .float() first.")
     outputs = _Outputs(model).eval()
     names = ["features", "logits"] if model.num_classes is not None else ["features"]
-    example = torch.zeros(2, 1, 10 * PATCH_SIZE, MEL_BINS, device=model.device)
+    size, bins = model.patch_size, model.front_end.bins
+    example = torch.zeros(2, 1, 10 * size, bins, device=model.device)
     batch = torch.export.Dim("batch", min=1, max=4096)
-    steps = torch.export.Dim("steps", min=1, max=MAX_FRAMES // PATCH_SIZE)
+    steps = torch.export.Dim("steps", min=1, max=model.encoder.max_frames // size)
     with tempfile.TemporaryDirectory() as folder:
         target = os.path.join(folder, "model.onnx")
         torch.onnx.export(
@@ -87,7 +86,7 @@ def export_onnx(model: EATModel, path: str | os.PathLike[str], check: bool = Tru
             target,
             input_names=["filterbank"],
             output_names=names,
-            dynamic_shapes=({0: batch, 2: PATCH_SIZE * steps},),
+            dynamic_shapes=({0: batch, 2: size * steps},),
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
@@ -98,7 +97,7 @@ def export_onnx(model: EATModel, path: str | os.PathLike[str], check: bool = Tru
     onnx.helper.set_model_props(
         content,
         {
-            "sample_rate": str(SAMPLE_RATE),
+            "sample_rate": str(model.front_end.sample_rate),
             "norm_mean": repr(front_end.norm_mean),
             "norm_std": repr(front_end.norm_std),
             "target_length": str(front_end.target_length),
@@ -107,13 +106,13 @@ def export_onnx(model: EATModel, path: str | os.PathLike[str], check: bool = Tru
     )
     serialised = content.SerializeToString()
     if check:
-        _check(serialised, outputs, model.device)
+        _check(serialised, outputs, model)
     with replacing(path, "wb") as handle:
         handle.write(serialised)
 
 
 @torch.inference_mode()
-def _check(serialised: bytes, outputs: nn.Module, device: torch.device) -> None:
+def _check(serialised: bytes, outputs: nn.Module, model: EATModel) -> None:
     """Raise ConfigError unless onnxruntime computes what PyTorch does."""
     try:
         import onnxruntime
@@ -124,15 +123,15 @@ def _check(serialised: bytes, outputs: nn.Module, device: torch.device) -> None:
     session = onnxruntime.InferenceSession(serialised, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     for clips, steps in ((1, 3), (3, 20)):
-        filterbank = torch.randn(clips, 1, steps * PATCH_SIZE, MEL_BINS, generator=generator)
-        expected = outputs(filterbank.to(device))
+        filterbank = torch.randn(clips, 1, steps * model.patch_size, model.front_end.bins, generator=generator)
+        expected = outputs(filterbank.to(model.device))
         expected = expected if isinstance(expected, tuple) else (expected,)
         for ours, theirs in zip(expected, session.run(None, {"filterbank": filterbank.numpy()}), strict=True):
             difference = float((ours.cpu() - torch.from_numpy(theirs)).abs().max())
             if not difference < 1e-3:
                 raise ConfigError(
                     f"the exported graph differs from the model by {difference:g} for {clips} clips of "
-                    f"{steps * FREQUENCY_PATCHES} patches; try another version of onnxscript or onnxruntime."
+                    f"{steps * model.frequency_patches} patches; try another version of onnxscript or onnxruntime."
                 )
 
 
@@ -151,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("checkpoint", metavar="CKPT", help="a checkpoint of any layout")
     top.add_argument("output", metavar="OUT", help="the .onnx file to write")
-    top.add_argument("--weights", choices=WEIGHTS, default="student", help="whose encoder")
+    add_flags(top, "--weights")
     top.add_argument("--no-check", action="store_true", help="do not compare with PyTorch in onnxruntime")
     return top
 
@@ -173,5 +172,6 @@ def run(options: argparse.Namespace) -> int:
         export_onnx(model, options.output, check=not options.no_check)
     size = Path(options.output).stat().st_size / 1e6
     outputs = "features, logits" if model.num_classes is not None else "features"
-    print(f"{options.output}: {size:.1f} MB; input filterbank (batch, 1, frames, {MEL_BINS}); outputs {outputs}")
+    shape = f"(batch, 1, frames, {model.front_end.bins})"
+    print(f"{options.output}: {size:.1f} MB; input filterbank {shape}; outputs {outputs}")
     return 0

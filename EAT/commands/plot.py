@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.formats import WEIGHTS
 from ..inference.model import load
-from ..network.settings import MaskSettings, check_target_length
-from ..pictures.features import METHODS, draw_features, draw_map, read_embeddings
+from ..network.settings import MaskSettings
+from ..pictures.embeddings_map import METHODS, draw_map, read_embeddings
+from ..pictures.features import draw_features
+from ..pictures.masks import draw_masks
 from ..pictures.run_logs import read_run
-from ..pictures.runs import check_kind, draw_masks, draw_runs, save
+from ..pictures.runs import draw_runs
+from ..pictures.style import check_kind, save
 from .command_line import described, exit_status
-from .extract import choose_device
+from .options import add_flags, choose_device
 
 EXAMPLES = {
     "run": """
@@ -82,16 +84,12 @@ def _add_clip_options(masks: argparse.ArgumentParser, features: argparse.Argumen
     masks.add_argument("--clones", type=int, default=3, help="masked copies shown (default 3)")
     masks.add_argument("--seed", type=int, default=1, help="of the masks (default 1)")
     features.add_argument("clip", help="a recording")
-    features.add_argument("--checkpoint", required=True, metavar="CKPT",
-        help="one of ours, a published fairseq checkpoint, or a Hugging Face folder or file")  # fmt: skip
-    features.add_argument("--weights", choices=WEIGHTS, default="student",
-        help="whose encoder, of a pre-trained checkpoint (default student)")  # fmt: skip
+    add_flags(features, "--checkpoint", "--weights", "--device")
     features.add_argument("--layer", type=int, metavar="K",
         help="0: input to the first block; 1 to depth: a block's output; by default the last block's")  # fmt: skip
     features.add_argument(
         "--target-length", type=int, metavar="FRAMES", help="frames of 10 ms that are shown; default all"
     )
-    features.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
 
 
 def picture(args: argparse.Namespace) -> Any:
@@ -106,8 +104,6 @@ def picture(args: argparse.Namespace) -> Any:
         )
         return draw_masks(args.clip, args.target_length, mask, args.clones, args.seed)
     if args.command == "features":
-        if args.target_length is not None:
-            check_target_length(args.target_length, "--target-length")
         model = load(args.checkpoint, weights=args.weights, device=choose_device(args.device))
         return draw_features(model, args.clip, args.layer, args.target_length)
     embeddings = read_embeddings(args.features, args.manifest)

@@ -12,15 +12,15 @@ from ..data.labels import Label, read_descriptors
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files import replacing
 from ..inference.model import ACTIVATIONS, EATModel
-from ..inference.prediction import Prediction, Scoring, score_all
+from ..inference.prediction import Prediction, score_all
 from ..inference.sources import find_sources, output_names
-from ..inference.windows import check_windows
-from ..pictures.prediction import check_library, draw
+from ..inference.windows import check_windows, half_window
+from ..pictures.prediction import draw
+from ..pictures.style import check_library
 from ..progress import progress_bar
-from ..system import default_workers
 from .command_line import described, exit_status
-from .extract import add_model_options, open_model
-from .prediction_text import FORMATS, render
+from .options import RECORDINGS, add_flags, open_model, workers
+from .prediction_text import TEXT_FORMATS, render
 
 EXAMPLES = """
 python -m EAT.predict --source clip.wav --checkpoint finetuned.pt --labels class_labels_indices.csv --top-k 5
@@ -37,11 +37,11 @@ def parser() -> argparse.ArgumentParser:
         EXAMPLES,
     )
     add = top.add_argument
-    add_model_options(top)
+    add_flags(top, *RECORDINGS)
     add("--labels", required=True, metavar="CSV",
         help="label descriptors: index,label[,display name], or AudioSet's class_labels_indices.csv")  # fmt: skip
     add("--top-k", type=int, default=12, metavar="K", help="classes shown (default 12)")
-    add("--format", choices=FORMATS, default="table", help="audacity is a label track; default table")
+    add("--format", choices=TEXT_FORMATS, default="table", help="audacity is a label track; default table")
     add("--output", metavar="FILE", help="where the text goes; by default to the terminal")
     add("--picture", metavar="OUT",
         help="image for one source (.png, .svg, .pdf), else a folder: spectrogram and classes over time")  # fmt: skip
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _check(options: argparse.Namespace, model: EATModel, labels: Sequence[Label]) -> Scoring:
+def _check(options: argparse.Namespace, model: EATModel, labels: Sequence[Label]) -> tuple[int, int]:
     if model.num_classes is None:
         raise CheckpointError(f"{options.checkpoint} was pre-trained, not fine-tuned, and knows no classes.")
     if model.num_classes != len(labels):
@@ -63,13 +63,13 @@ def _check(options: argparse.Namespace, model: EATModel, labels: Sequence[Label]
     if options.top_k < 1:
         raise ConfigError(f"--top-k is {options.top_k}; it must be at least 1.")
     window = options.window or model.front_end.target_length
-    hop = options.hop or max(16, window // 2 // 16 * 16)
-    check_windows(window, hop)
+    hop = options.hop or half_window(window, model.patch_size)
+    check_windows(model, window, hop)
     if options.picture:
         check_library()
     if options.activation != "auto":
         model.activation = options.activation
-    return Scoring(window, hop, options.batch_size)
+    return window, hop
 
 
 def run(options: argparse.Namespace) -> int:
@@ -85,9 +85,7 @@ def run(options: argparse.Namespace) -> int:
     if options.picture and several:
         pictures = [str(Path(options.picture) / name) for name in output_names(sources, ".png")]
     model = open_model(options)
-    scoring = _check(options, model, labels)
-    workers = default_workers(len(sources)) if options.num_workers is None else options.num_workers
-    scoring = Scoring(scoring.window, scoring.hop, scoring.batch_size, workers)
+    window, hop = _check(options, model, labels)
     failed = len(problems)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -95,7 +93,8 @@ def run(options: argparse.Namespace) -> int:
 
     def predictions() -> Iterator[Prediction]:
         nonlocal failed
-        for number, result in enumerate(score_all(model, sources, scoring)):
+        scored = score_all(model, sources, window, hop, options.batch_size, workers(options, len(sources)))
+        for number, result in enumerate(scored):
             bar.update(1)
             try:
                 if isinstance(result, DataError):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..data.labels import Label
 from ..inference.prediction import Prediction, best
 
-FORMATS = ("table", "json", "csv", "audacity")
+TEXT_FORMATS = ("table", "json", "csv", "audacity")
 CSV_HEADER = ("source", "start", "end", "rank", "index", "label", "name", "score")
 
 

@@ -16,16 +16,15 @@ from ..data.labels import DESCRIPTORS, read_descriptors, read_lbl
 from ..data.manifest import Manifest
 from ..errors import ConfigError, DataError
 from ..files import replacing
-from ..inference.evaluation import decide_task, one_hot
+from ..inference.evaluation import have_several, one_hot
 from ..inference.model import EATModel
 from ..inference.probe_features import CLS, MEAN, cached_features, content_hash, untrained
 from ..inference.probes import Features, ProbeResult, check_settings, probe, probe_mix
 from ..progress import progress
 from .command_line import described, exit_status
-from .extract import open_model
-from .measuring_options import add_options, check_options
+from .options import LABELLED, add_flags, multi_label, open_model
 
-POOLINGS = {"mean": [MEAN], "cls": [CLS], "both": [CLS, MEAN]}
+READOUTS = {"mean": [MEAN], "cls": [CLS], "both": [CLS, MEAN]}
 MIX = "mix"
 EXAMPLES = """
 python -m EAT.probe --data prepared --checkpoint checkpoints/pretraining_demo/checkpoint_last.pt
@@ -51,14 +50,14 @@ def parser() -> argparse.ArgumentParser:
         "and on a learned mix of all of them.",
         EXAMPLES,
     )
-    add_options(top)
+    add_flags(top, *LABELLED)
     add = top.add_argument
     add("--train-split", default="train", metavar="SPLIT", help="what the probes learn from (default train)")
     add("--eval-split", default="eval", metavar="SPLIT", help="what they are measured on (default eval)")
     add("--layers", default="all",
         help="'all', or numbers with commas between them: 0 is the input to the first block, 1 the first block's "
         "output, -1 the last one's (default all)")  # fmt: skip
-    add("--pooling", choices=POOLINGS, default="mean",
+    add("--pooling", choices=READOUTS, default="mean",
         help="a clip's features: the patches' mean, the CLS token, or both side by side (default mean)")  # fmt: skip
     add("--neighbours", type=int, default=10, metavar="K", help="nearest neighbours that vote (default 10)")
     add("--regularisation", type=float, default=1.0, metavar="R",
@@ -89,7 +88,7 @@ def open_splits(args: argparse.Namespace, model: EATModel) -> tuple[list[Split],
     truths = [
         read_lbl(args.data / f"{name}.lbl", manifest, labels) for name, manifest in zip(names, manifests, strict=True)
     ]
-    several = decide_task(args.task, [clip for truth in truths for clip in truth]) == "multi-label"
+    several = have_several(multi_label(args.task), [clip for truth in truths for clip in truth])
     front_end = model.front_end
     if args.target_length is not None:
         front_end = replace(front_end, target_length=args.target_length)
@@ -132,7 +131,6 @@ def write_table(path: Path, results: dict[str, ProbeResult], weights: dict[str, 
 
 def run(args: argparse.Namespace) -> int:
     """Probe and print; 1 when some clips could not be read."""
-    check_options(args)
     check_settings(args.neighbours, args.regularisation)
     model = open_model(args)
     layers = choose_layers(args.layers, model)
@@ -142,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
 
     def chosen(split: Split, layers: Sequence[int]) -> np.ndarray:
         """(clips, layers, D) float32, D twice the model's for both features."""
-        picked = split.features[:, list(layers)][:, :, POOLINGS[args.pooling]].astype(np.float32)
+        picked = split.features[:, list(layers)][:, :, READOUTS[args.pooling]].astype(np.float32)
         return picked.reshape(len(picked), len(layers), -1)
 
     targets = [one_hot(split.truth, classes) for split in (train, evaluation)]

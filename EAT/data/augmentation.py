@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..network.settings import MEL_BINS
 
 DRAWN = ("time_start", "time_width", "bin_start", "bin_width", "noise_level", "noise_seed", "shift")
 """What :meth:`Augmentation.draw` draws for a clip, in order."""
@@ -58,12 +57,12 @@ class Augmentation:
             factor = 0.5 + rng.beta(self.gain, self.gain)
         return (waveform.roll(shift) if self.roll else waveform) * factor
 
-    def draw(self, rng: np.random.Generator, frames: int) -> list[float]:
-        """Numbers for one clip's filterbank of ``frames`` frames, as :data:`DRAWN` names them."""
+    def draw(self, rng: np.random.Generator, frames: int, bins: int) -> list[float]:
+        """Numbers for one clip's filterbank of ``frames`` by ``bins``, as :data:`DRAWN` names them."""
         time = draw_span(rng, frames, self.time_mask)
-        bins = draw_span(rng, MEL_BINS, self.frequency_mask)
+        masked_bins = draw_span(rng, bins, self.frequency_mask)
         level, seed = self.noise * rng.random(), rng.integers(2**31)
-        return [*time, *bins, level, int(seed), int(rng.integers(-self.shift, self.shift + 1))]
+        return [*time, *masked_bins, level, int(seed), int(rng.integers(-self.shift, self.shift + 1))]
 
     def filterbank(self, filterbank: Tensor, drawn: Tensor) -> Tensor:
         """Masks, then noise, then the roll along time, of a batch.

@@ -15,7 +15,7 @@ from ..audio.timeout import within
 from ..errors import ConfigError, DataError
 from ..network.front_end import FrontEnd
 from .manifest import Manifest
-from .workers import ReadingWatch
+from .workers import WorkerWatch
 
 CROPS = ("start", "random")
 FRONT_ENDS = ("device", "workers")
@@ -55,7 +55,7 @@ class ClipDataset(Dataset):
         self.seed = seed
         # In shared memory, so that worker processes that live from epoch to epoch see it change.
         self._epoch = torch.ones((), dtype=torch.int64).share_memory_()
-        self._watch = ReadingWatch()
+        self._watch = WorkerWatch()
         if read_timeout < 0:
             raise ConfigError(f"task.read_timeout is {read_timeout}; it is a number of seconds, 0 for no limit.")
         self.read_timeout = read_timeout
@@ -98,10 +98,10 @@ class ClipDataset(Dataset):
             return {"index": index, "error": f"{self.manifest.name(index)} needs more memory to decode than there is."}
         return {"index": index, "waveform": waveform}
 
-    def blame(self, error: str) -> str:
-        """What a reading process was on when it died, in one sentence; ``error`` is what the data loader says."""
+    def explain_crash(self, error: str) -> str:
+        """What a DataLoader worker was on when it died, in one sentence; ``error`` is what the DataLoader says."""
         advice = f"if that file is damaged remove it from {self.manifest.path}"
-        return self._watch.blame(error, self.manifest.source, advice)
+        return self._watch.explain_crash(error, self.manifest.source, advice)
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Join clips into a batch.

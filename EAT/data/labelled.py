@@ -65,9 +65,9 @@ class LabelledClips(ClipDataset):
         item = super().__getitem__(index)
         if self.augmentation is None or "error" in item:
             return item
-        index, frames = item["index"], self.front_end.target_length
+        index, shape = item["index"], (self.front_end.target_length, self.front_end.bins)
         item["waveform"] = self.augmentation.waveform(item["waveform"], self.rng(index, WAVEFORM_STREAM))
-        item["drawn"] = self.augmentation.draw(self.rng(index, FILTERBANK_STREAM), frames)
+        item["drawn"] = self.augmentation.draw(self.rng(index, FILTERBANK_STREAM), *shape)
         return item
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:

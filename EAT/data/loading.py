@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..errors import DataError
 from ..network.front_end import FrontEnd
 from ..progress import progress_bar
 from ..system import default_workers
 from .clips import ClipDataset, batch_filterbank
 from .manifest import Manifest
+from .workers import explained
 
 
 class FilterbankBatch(NamedTuple):
@@ -55,17 +55,14 @@ def filterbank_batches(
     loader = DataLoader(clips, batch_size, num_workers=workers, collate_fn=clips.collate)  # type: ignore[arg-type]
     bar = progress_bar(len(manifest), description)
     try:
-        for batch in loader:
-            for _, reason in batch["skipped"]:
-                print(reason, file=sys.stderr)
-            if batch["clips"]:
-                lengths = batch["lengths"]
-                moved = {**batch, "waveforms": batch["waveforms"].to(device), "lengths": lengths.to(device)}
-                yield FilterbankBatch(batch["clips"], batch_filterbank(moved, front_end), lengths)
-            bar.update(len(batch["clips"]) + len(batch["skipped"]))
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(clips.blame(str(error))) from None
+        with explained(clips.explain_crash):
+            for batch in loader:
+                for _, reason in batch["skipped"]:
+                    print(reason, file=sys.stderr)
+                if batch["clips"]:
+                    lengths = batch["lengths"]
+                    moved = {**batch, "waveforms": batch["waveforms"].to(device), "lengths": lengths.to(device)}
+                    yield FilterbankBatch(batch["clips"], batch_filterbank(moved, front_end), lengths)
+                bar.update(len(batch["clips"]) + len(batch["skipped"]))
     finally:
         bar.close()

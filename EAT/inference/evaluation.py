@@ -14,10 +14,8 @@ from ..data.loading import filterbank_batches
 from ..data.manifest import Manifest
 from ..errors import CheckpointError, ConfigError, DataError
 from ..network.front_end import FrontEnd
-from .metrics import MultiLabelMetrics, SingleLabelMetrics, multi_label_metrics, single_label_metrics
+from .metrics import MultiLabelMetrics, SingleLabelMetrics, measure
 from .model import EATModel
-
-TASKS = ("multi-label", "single-label")
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class Evaluation:
     labels: list[Label]
     manifest: Manifest
     front_end: FrontEnd
-    task: str
-    """``multi-label`` or ``single-label``."""
+    multi_label: bool
+    """Whether clips may have several labels."""
     clips: np.ndarray
     """(n,) numbers in the manifest of the clips that could be read."""
     scores: np.ndarray
@@ -39,23 +37,28 @@ class Evaluation:
     metrics: MultiLabelMetrics | SingleLabelMetrics
 
     @property
+    def task(self) -> str:
+        """In words."""
+        return "multi-label" if self.multi_label else "single-label"
+
+    @property
     def unreadable(self) -> int:
         """How many clips could not be read."""
         return len(self.manifest) - len(self.clips)
 
 
-def decide_task(task: str, truth: Sequence[Sequence[int]]) -> str:
-    """The task, where it is ``auto``: multi-label where any clip has several labels.
+def have_several(multi_label: bool | None, truth: Sequence[Sequence[int]]) -> bool:
+    """Whether clips may have several labels; None lets the data decide.
 
     Raises:
-        ConfigError: for single-label where a clip has several.
+        ConfigError: where they must not and a clip has several.
     """
-    several = next((number for number, clip in enumerate(truth) if len(clip) > 1), None)
-    if task == "auto":
-        return TASKS[several is None]
-    if task == "single-label" and several is not None:
-        raise ConfigError(f"clip {several + 1} has {len(truth[several])} labels; use --task multi-label.")
-    return task
+    first = next((number for number, clip in enumerate(truth) if len(clip) > 1), None)
+    if multi_label is None:
+        return first is not None
+    if not multi_label and first is not None:
+        raise ConfigError(f"clip {first + 1} has {len(truth[first])} labels; use --task multi-label.")
+    return multi_label
 
 
 def one_hot(truth: Sequence[Sequence[int]], classes: int) -> np.ndarray:
@@ -71,7 +74,7 @@ def evaluate(
     data: Path,
     split: str,
     labels_path: Path | None = None,
-    task: str = "auto",
+    multi_label: bool | None = None,
     target_length: int | None = None,
     batch_size: int = 32,
     workers: int | None = None,
@@ -83,7 +86,7 @@ def evaluate(
         data: folder of the manifests.
         split: which one.
         labels_path: label descriptors; None takes those in ``data``.
-        task: ``multi-label``, ``single-label``, or ``auto`` to let the data decide.
+        multi_label: whether clips may have several labels; None lets the data decide.
         target_length: frames that clips are padded or cut to; None takes what the model was trained with.
         batch_size: clips at a time.
         workers: processes that read clips; None chooses.
@@ -104,18 +107,14 @@ def evaluate(
         )
     manifest = Manifest(data / f"{split}.tsv")
     truth = read_lbl(data / f"{split}.lbl", manifest, labels)
-    task = decide_task(task, truth)
+    multi_label = have_several(multi_label, truth)
     front_end = model.front_end if target_length is None else replace(model.front_end, target_length=target_length)
     clips, scores = score(model, manifest, front_end, batch_size, workers, split)
     if not len(clips):
         raise DataError(f"none of the {len(manifest):,} clips in {manifest.path} could be read.")
     targets = one_hot([truth[clip] for clip in clips], len(labels))
-    metrics: MultiLabelMetrics | SingleLabelMetrics
-    if task == "multi-label":
-        metrics = multi_label_metrics(scores, targets)
-    else:
-        metrics = single_label_metrics(scores, targets.argmax(axis=1))
-    return Evaluation(split, labels, manifest, front_end, task, clips, scores, targets, metrics)
+    metrics = measure(scores, targets, multi_label)
+    return Evaluation(split, labels, manifest, front_end, multi_label, clips, scores, targets, metrics)
 
 
 def score(

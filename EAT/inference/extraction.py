@@ -8,22 +8,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..network.settings import FREQUENCY_PATCHES, PATCH_SIZE
 from ..progress import progress_bar
-from .decoding import Batch, by_length, decode_ahead
+from .batches import Batch
+from .decoding import Decoded, by_length, decode_ahead
 from .feature_files import growing_npy, write_npy
-from .model import EATModel, Layers
+from .model import BATCH_SIZE, EATModel, Layers
 from .sources import Source
-from .windows import AudioStream, plan_windows, recording_pieces
+from .windows import WINDOW, write_recording
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExtractionOptions:
     """What is to be computed."""
 
     layer: Layers = None
@@ -32,9 +31,9 @@ class Wanted:
     """Frames that every clip is padded or cut to; None keeps its own length."""
     max_frames: int = 0
     """Longer recordings go window by window; without effect where ``target_length`` is set."""
-    window: int = 1024
-    hop: int = 512
-    batch_size: int = 16
+    window: int = WINDOW
+    hop: int | None = None
+    batch_size: int = BATCH_SIZE
     workers: int = 0
     storage: str = "float32"
 
@@ -51,8 +50,18 @@ class Outcome:
         self.problems.append(problem)
         print(f"error: {problem}", file=sys.stderr, flush=True)
 
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Do a recording's work and count it, or take note of why it could not be done."""
+        try:
+            step()
+            self.done += 1
+        except DataError as error:
+            self.fail(str(error))
 
-def extract_all(model: EATModel, sources: Sequence[Source], targets: Sequence[Path], wanted: Wanted) -> Outcome:
+
+def extract_all(
+    model: EATModel, sources: Sequence[Source], targets: Sequence[Path], options: ExtractionOptions
+) -> Outcome:
     """Extract every source into its target, an ``.npy`` file.
 
     A recording that cannot be read, or a file that cannot be written, is named on stderr; the others are done.
@@ -61,78 +70,52 @@ def extract_all(model: EATModel, sources: Sequence[Source], targets: Sequence[Pa
         model: computes the features.
         sources: recordings.
         targets: where each one's features go.
-        wanted: what to compute.
+        options: what to compute.
     """
     outcome = Outcome()
     bar = progress_bar(len(sources), "features")
-    decoded = decode_ahead(
-        sources, wanted.target_length or wanted.max_frames, wanted.target_length is not None, wanted.workers
-    )
+    cut = options.target_length is not None
+    decoded = decode_ahead(model, sources, options.target_length or options.max_frames, cut, options.workers)
     try:
-        for item in by_length(decoded, wanted.batch_size, wanted.target_length):
+        for item in by_length(model, decoded, options.batch_size, options.target_length):
             if isinstance(item, Batch):
-                arrays = _features(model, item, wanted)
-                for index, array in zip(item.indices, arrays, strict=True):
-                    _attempt(outcome, functools.partial(write_npy, targets[index], array))
-                bar.update(len(item.indices))
-                continue
-            if item.problem is not None:
+                for clip, array in zip(item.items, _features(model, item, options), strict=True):
+                    outcome.attempt(functools.partial(write_npy, targets[clip.index], array))
+            elif item.problem is not None:
                 outcome.fail(item.problem)
             else:
-                step = functools.partial(extract_long, model, sources[item.index].address, targets[item.index], wanted)
-                _attempt(outcome, step)
-            bar.update(1)
+                address, target = sources[item.index].address, targets[item.index]
+                outcome.attempt(functools.partial(_extract_long, model, address, target, options))
+            bar.update(len(item.items) if isinstance(item, Batch) else 1)
     finally:
         bar.close()
     return outcome
 
 
-def _attempt(outcome: Outcome, step: Callable[[], None]) -> None:
-    try:
-        step()
-        outcome.done += 1
-    except DataError as error:
-        outcome.fail(str(error))
-
-
 @torch.inference_mode()
-def _features(model: EATModel, batch: Batch, wanted: Wanted) -> list[NDArray]:
-    clips = [torch.from_numpy(waveform) for waveform in batch.waveforms]
-    features = model.extract(clips, layer=wanted.layer, granularity=wanted.granularity, target_length=batch.frames)
+def _features(model: EATModel, batch: Batch[Decoded], options: ExtractionOptions) -> list[NDArray]:
+    features = model.extract(
+        [torch.from_numpy(clip.waveform) for clip in batch.items],
+        model.front_end.sample_rate,
+        layer=options.layer,
+        granularity=options.granularity,
+        target_length=batch.frames,
+        batch_size=options.batch_size,
+    )
     # One copy from the device for the whole batch.
-    return list(torch.stack(features).float().cpu().numpy().astype(wanted.storage))
+    return list(torch.stack(features).float().cpu().numpy().astype(options.storage))
 
 
-def extract_long(model: EATModel, address: str, target: Path, wanted: Wanted) -> None:
-    """Extract a long recording window by window into ``target``, in constant memory.
-
-    The utterance vector (row 0 of ``all``) is the mean of the windows' CLS.
-
-    Raises:
-        DataError: where it cannot be read or written.
-    """
-    layers = model.layer_numbers(wanted.layer)
-    single = wanted.layer is None or isinstance(wanted.layer, int)
-    dim, dtype = model.encoder.settings.embed_dim, np.dtype(wanted.storage)
-    lead = {"all": 1, "frame": 0}.get(wanted.granularity)
-    with AudioStream(address) as stream:
-        plan = plan_windows(stream.samples, wanted.window, wanted.hop)
-        pieces = recording_pieces(model, stream, plan, layers, max(1, wanted.batch_size // 2))
-        total = np.zeros((len(layers), dim))
-        if lead is None:
-            for piece in pieces:
-                total += piece.cls.float().cpu().numpy()
-            mean = (total / len(plan)).astype(dtype)
-            write_npy(target, mean[0] if single else mean)
-            return
-        rows = lead + plan[-1].keep_to // PATCH_SIZE * FREQUENCY_PATCHES
-        shape = (rows, dim) if single else (len(layers), rows, dim)
-        with growing_npy(target, shape, dtype) as array:
-            for piece in pieces:
-                total += piece.cls.float().cpu().numpy()
-                row = lead + piece.window.keep_from // PATCH_SIZE * FREQUENCY_PATCHES
-                for number, values in enumerate(piece.patches.float().cpu().numpy()):
-                    array.write((row,) if single else (number, row), values)
-            if lead:
-                for number, values in enumerate(total / len(plan)):
-                    array.write((0,) if single else (number, 0), values)
+def _extract_long(model: EATModel, address: str, target: Path, options: ExtractionOptions) -> None:
+    """Extract a long recording window by window into ``target``, in constant memory. Raises DataError."""
+    write_recording(
+        model,
+        address,
+        functools.partial(growing_npy, target),
+        layer=options.layer,
+        granularity=options.granularity,
+        window=options.window,
+        hop=options.hop,
+        batch_size=max(1, options.batch_size // 2),
+        dtype=options.storage,
+    )

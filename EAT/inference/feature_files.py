@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, DataError
 from ..files import replacing
 
-FORMATS = ("npy", "hdf5", "safetensors")
+FILE_FORMATS = ("npy", "hdf5", "safetensors")
 SUFFIXES = {".h5": "hdf5", ".hdf5": "hdf5", ".safetensors": "safetensors"}
 COPY_BYTES = 1 << 24
 

@@ -134,3 +134,10 @@ def single_label_metrics(scores: np.ndarray, targets: np.ndarray) -> SingleLabel
         confusion=metrics.confusion_matrix(targets, predicted, labels=np.arange(classes)),
         without_positives=np.flatnonzero(np.bincount(targets, minlength=classes) == 0).tolist(),
     )
+
+
+def measure(scores: np.ndarray, targets: np.ndarray, multi_label: bool) -> MultiLabelMetrics | SingleLabelMetrics:
+    """The metrics of clips that may have several labels, or have one each; ``targets`` (clips, classes) in {0, 1}."""
+    if multi_label:
+        return multi_label_metrics(scores, targets)
+    return single_label_metrics(scores, targets.argmax(axis=1))

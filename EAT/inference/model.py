@@ -13,34 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..audio.resampling import resample
+from ..audio.resampling import SAMPLE_RATE, resample
 from ..checkpoint import Checkpoint, read_checkpoint
 from ..errors import CheckpointError, ConfigError, DataError
 from ..network.acceleration import accelerate
 from ..network.classifier import Classifier
 from ..network.encoder import Encoder
-from ..network.front_end import SAMPLE_RATE, FrontEnd, frame_count
-from ..network.settings import FREQUENCY_PATCHES, MAX_TIME_PATCHES, PATCH_SIZE, ClassifierSettings, check_target_length
+from ..network.front_end import FrontEnd
+from ..network.settings import ClassifierSettings
+from .batches import Batch, Bucketing
 
 GRANULARITIES = ("all", "frame", "utterance")
 ACTIVATIONS = ("sigmoid", "softmax")
-MAX_FRAMES = MAX_TIME_PATCHES * PATCH_SIZE
-"""The longest clip that positions reach, in frames: about two minutes."""
-BATCH_PATCHES = 32 * 512
-"""Patches that go through the network at once: 32 clips of 10 s."""
+BATCH_SIZE = 32
+"""Clips of 10 s that go through the network at once, unless another number is asked for."""
 
 Waveform = Tensor | NDArray[Any]
 Layers = int | Sequence[int] | None
-
-
-def padded_frames(samples: int) -> int:
-    """Frames of a clip of that many 16 kHz samples, rounded up to a whole number of patches."""
-    return -(-frame_count(samples) // PATCH_SIZE) * PATCH_SIZE
-
-
-def patch_count(samples: int) -> int:
-    """Patches (N) of a clip of that many 16 kHz samples."""
-    return padded_frames(samples) // PATCH_SIZE * FREQUENCY_PATCHES
 
 
 def load(
@@ -115,6 +104,28 @@ class EATModel(nn.Module):
         return self.network.settings.num_classes if isinstance(self.network, Classifier) else None
 
     @property
+    def patch_size(self) -> int:
+        """Side of a patch, in frames and mel bins."""
+        return self.encoder.settings.patch_size
+
+    @property
+    def frequency_patches(self) -> int:
+        """Patches of one time step."""
+        return self.encoder.settings.mel_bins // self.patch_size
+
+    def padded_frames(self, samples: int) -> int:
+        """Frames of a clip of that many samples at the front end's rate, rounded up to whole patches."""
+        return -(-self.front_end.frames(samples) // self.patch_size) * self.patch_size
+
+    def patch_count(self, samples: int) -> int:
+        """Patches (N) of a clip of that many samples at the front end's rate."""
+        return self.padded_frames(samples) // self.patch_size * self.frequency_patches
+
+    def seconds(self, frames: int) -> float:
+        """How long so many frames last."""
+        return frames * self.front_end.hop / self.front_end.sample_rate
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.encoder.cls_token.device
@@ -172,6 +183,7 @@ class EATModel(nn.Module):
         granularity: str = "all",
         lengths: Tensor | Sequence[int] | None = None,
         target_length: int | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> Tensor: ...
 
     @overload
@@ -184,6 +196,7 @@ class EATModel(nn.Module):
         granularity: str = "all",
         lengths: None = None,
         target_length: int | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> list[Tensor]: ...
 
     def extract(
@@ -195,6 +208,7 @@ class EATModel(nn.Module):
         granularity: str = "all",
         lengths: Tensor | Sequence[int] | None = None,
         target_length: int | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> Tensor | list[Tensor]:
         """Features of waveforms.
 
@@ -213,6 +227,7 @@ class EATModel(nn.Module):
                 160 ms); ``utterance``: CLS alone.
             lengths: (B,) samples of each clip of a padded batch, at ``sample_rate``; None means that all fill the row.
             target_length: frames of 10 ms that every clip is padded or cut to; None keeps each clip's own length.
+            batch_size: clips of 10 s that are computed at once; of shorter ones more, of longer ones fewer.
 
         Returns:
             For one clip ``all`` (1 + N, D), ``frame`` (N, D), ``utterance`` (D); for a batch the same with B in
@@ -238,7 +253,7 @@ class EATModel(nn.Module):
             tokens = tokens.squeeze(1) if squeeze else tokens
             return {"all": tokens, "frame": tokens[..., 1:, :], "utterance": tokens[..., 0, :]}[granularity]
 
-        features = self._by_length(clips, target_length, compute)
+        features = self._by_length(clips, target_length, compute, batch_size)
         if is_list:
             return features
         if is_single:
@@ -256,6 +271,7 @@ class EATModel(nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         target_length: int | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> Tensor:
         """Class logits of waveforms, each clip padded or cut to the length that the model was trained with.
 
@@ -264,6 +280,7 @@ class EATModel(nn.Module):
             sample_rate: in Hz.
             lengths: as in :meth:`extract`.
             target_length: frames that clips are padded or cut to instead.
+            batch_size: as in :meth:`extract`.
 
         Returns:
             (B, classes); for one clip (classes,).
@@ -278,7 +295,8 @@ class EATModel(nn.Module):
                 "this model was pre-trained, not fine-tuned, and knows no classes; load a classifier."
             )
         clips, _, is_single = self._clips(waveforms, sample_rate, lengths)
-        logits = torch.stack(self._by_length(clips, target_length or self.front_end.target_length, network))
+        length = target_length or self.front_end.target_length
+        logits = torch.stack(self._by_length(clips, length, network, batch_size))
         return logits[0] if is_single else logits
 
     def scores(
@@ -313,12 +331,12 @@ class EATModel(nn.Module):
         return clips, False, batch.ndim == 1
 
     def _mono(self, waveform: Waveform, sample_rate: int) -> Tensor:
-        """(..., channels, samples) or (samples,) to float32 (..., samples) at 16 kHz, on the model's device."""
+        """(..., channels, samples) or (samples,) to float32 (..., samples) at the front end's rate, on its device."""
         values = torch.as_tensor(waveform).to(self.device)
         if not values.is_floating_point():
             values = values.float() / (torch.iinfo(values.dtype).max + 1)
         values = values.float()
-        return resample(values if values.ndim == 1 else values.mean(dim=-2), sample_rate, SAMPLE_RATE)
+        return resample(values if values.ndim == 1 else values.mean(dim=-2), sample_rate, self.front_end.sample_rate)
 
     @staticmethod
     def _check_clips(clips: Sequence[Tensor]) -> None:
@@ -328,24 +346,28 @@ class EATModel(nn.Module):
             if clip.ndim != 1 or not len(clip):
                 raise DataError(f"clip {number} has shape {tuple(clip.shape)}; it must be mono and hold samples.")
 
-    def _by_length(self, clips: Sequence[Tensor], target_length: int | None, compute: Any) -> list[Tensor]:
+    def _by_length(
+        self, clips: Sequence[Tensor], target_length: int | None, compute: Any, batch_size: int
+    ) -> list[Tensor]:
         """Apply ``compute`` to filterbanks of clips of equal padded length, in batches; results in the given order."""
-        groups: dict[int, list[int]] = {}
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+        bucketing: Bucketing[int] = Bucketing(batch_size)
+        batches: list[Batch[int]] = []
         for index, clip in enumerate(clips):
-            frames = padded_frames(len(clip)) if target_length is None else target_length
-            if target_length is None and frames > MAX_FRAMES:
+            frames = self.padded_frames(len(clip)) if target_length is None else target_length
+            if target_length is None and frames > self.encoder.max_frames:
                 raise DataError(
-                    f"clip {index} lasts {len(clip) / SAMPLE_RATE:.0f} s, more than the {MAX_FRAMES / 100:.0f} s that "
-                    "positions reach; use EAT.inference.windows.extract_recording, or set target_length."
+                    f"clip {index} lasts {len(clip) / self.front_end.sample_rate:.0f} s, more than the "
+                    f"{self.seconds(self.encoder.max_frames):.0f} s that positions reach; use "
+                    "EAT.inference.windows.extract_recording, or set target_length."
                 )
-            groups.setdefault(frames, []).append(index)
+            batches += bucketing.add(index, frames)
         results: dict[int, Tensor] = {}
-        for frames, members in groups.items():
-            front_end = replace(self.front_end, target_length=frames)
-            size = max(1, BATCH_PATCHES // (check_target_length(frames) * FREQUENCY_PATCHES))
-            for start in range(0, len(members), size):
-                part = members[start : start + size]
-                results.update(zip(part, compute(self._filterbank([clips[i] for i in part], front_end)), strict=True))
+        for frames, members in [*batches, *bucketing.rest()]:
+            self.encoder.grid(frames, "target_length")
+            filterbank = self._filterbank([clips[i] for i in members], replace(self.front_end, target_length=frames))
+            results.update(zip(members, compute(filterbank), strict=True))
         return [results[index] for index in range(len(clips))]
 
     @staticmethod

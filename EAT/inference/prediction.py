@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..network.front_end import SAMPLE_RATE
-from .decoding import Batch, by_length, decode_ahead
+from .batches import Batch
+from .decoding import Decoded, by_length, decode_ahead
 from .model import EATModel
 from .sources import Source
 from .windows import ScoredWindow, score_recording
@@ -39,56 +39,52 @@ def best(scores: NDArray[np.float32], count: int) -> list[int]:
     return [int(index) for index in np.argsort(-scores, kind="stable")[:count]]
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """How recordings are scored."""
-
-    window: int
-    """Frames of 10 ms that are heard at once; shorter clips are padded to it."""
-    hop: int
-    batch_size: int = 16
-    workers: int = 0
-
-
-def score_all(model: EATModel, sources: Sequence[Source], scoring: Scoring) -> Iterator[Prediction | DataError]:
+def score_all(
+    model: EATModel, sources: Sequence[Source], window: int, hop: int | None, batch_size: int, workers: int
+) -> Iterator[Prediction | DataError]:
     """Score recordings.
 
     Args:
         model: a fine-tuned model.
         sources: recordings.
-        scoring: windows and batches.
+        window: frames that are heard at once; shorter clips are padded to it.
+        hop: frames from one window to the next, in longer ones; None is half a window.
+        batch_size: clips of 10 s at once.
+        workers: DataLoader workers that decode.
 
     Yields:
         For each source, in order, its prediction, or why there is none.
     """
     ready: dict[int, Prediction | DataError] = {}
     following = 0
-    decoded = decode_ahead(sources, scoring.window, False, scoring.workers)
-    for item in by_length(decoded, scoring.batch_size, scoring.window):
+    for item in by_length(model, decode_ahead(model, sources, window, False, workers), batch_size, window):
         if isinstance(item, Batch):
-            ready.update(_score_batch(model, sources, item))
+            ready.update(_score_batch(model, sources, item, batch_size))
         elif item.problem is not None:
             ready[item.index] = DataError(item.problem)
         else:
-            ready[item.index] = _score_long(model, sources[item.index].address, scoring)
+            address = sources[item.index].address
+            ready[item.index] = _score_long(model, address, window, hop, max(1, batch_size // 2))
         while following in ready:
             yield ready.pop(following)
             following += 1
 
 
 @torch.inference_mode()
-def _score_batch(model: EATModel, sources: Sequence[Source], batch: Batch) -> dict[int, Prediction | DataError]:
-    clips = [torch.from_numpy(waveform) for waveform in batch.waveforms]
-    scores = model.scores(clips, target_length=batch.frames).cpu().numpy()
+def _score_batch(
+    model: EATModel, sources: Sequence[Source], batch: Batch[Decoded], batch_size: int
+) -> dict[int, Prediction | DataError]:
+    clips, rate = [torch.from_numpy(clip.waveform) for clip in batch.items], model.front_end.sample_rate
+    scores = model.scores(clips, rate, target_length=batch.frames, batch_size=batch_size).cpu().numpy()
     return {
-        index: Prediction(sources[index].address, len(clip) / SAMPLE_RATE, row, ())
-        for index, clip, row in zip(batch.indices, clips, scores, strict=True)
+        item.index: Prediction(sources[item.index].address, len(clip) / rate, row, ())
+        for item, clip, row in zip(batch.items, clips, scores, strict=True)
     }
 
 
-def _score_long(model: EATModel, address: str, scoring: Scoring) -> Prediction | DataError:
+def _score_long(model: EATModel, address: str, window: int, hop: int | None, batch_size: int) -> Prediction | DataError:
     try:
-        timeline = tuple(score_recording(model, address, scoring.window, scoring.hop, scoring.batch_size))
+        timeline = tuple(score_recording(model, address, window, hop, batch_size))
     except DataError as error:
         return error
     mean = torch.stack([window.scores for window in timeline]).mean(dim=0).numpy()

@@ -16,8 +16,7 @@ from ..data.manifest import Manifest
 from ..errors import CheckpointError, DataError
 from ..files import replacing
 from ..network.encoder import Encoder
-from ..network.front_end import FRAME_LENGTH, FRAME_SHIFT, FrontEnd
-from ..network.settings import FREQUENCY_PATCHES, PATCH_SIZE
+from ..network.front_end import FrontEnd
 from .model import EATModel
 
 CLS, MEAN = 0, 1
@@ -66,8 +65,8 @@ def pooled_layers(model: EATModel, filterbank: Tensor, lengths: Tensor) -> Tenso
         (B, 1 + depth, 2, D) float32: layer 0 is the input to the first block; CLS, then the mean of the patches.
     """
     tokens = model(filterbank, tuple(range(model.encoder.settings.depth + 1))).float()  # (B, L, 1 + N, D)
-    frames = 1 + (lengths - FRAME_LENGTH).clamp(min=0) // FRAME_SHIFT
-    real = (frames + PATCH_SIZE - 1) // PATCH_SIZE * FREQUENCY_PATCHES
+    frames, size = model.front_end.real_frames(lengths, limit=filterbank.shape[2]), model.patch_size
+    real = (frames + size - 1) // size * model.frequency_patches
     patches = tokens[:, :, 1:]
     mask = (torch.arange(patches.shape[2]) < real[:, None]).to(tokens.device, tokens.dtype)[:, None, :, None]
     mean = (patches * mask).sum(dim=2) / mask.sum(dim=2)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import ConfigError
-from .metrics import multi_label_metrics, single_label_metrics
+from .metrics import MultiLabelMetrics, measure
 
 MIX_UPDATES = 400
 MIX_BATCH = 4096
@@ -34,11 +34,10 @@ class ProbeResult(NamedTuple):
     linear: float
 
 
-def metric(scores: np.ndarray, targets: np.ndarray, several: bool) -> float:
+def metric(scores: np.ndarray, targets: np.ndarray, multi_label: bool) -> float:
     """The mAP, or the accuracy where clips have one label each."""
-    if several:
-        return multi_label_metrics(scores, targets).mAP
-    return single_label_metrics(scores, targets.argmax(axis=1)).accuracy
+    found = measure(scores, targets, multi_label)
+    return found.mAP if isinstance(found, MultiLabelMetrics) else found.accuracy
 
 
 def standardised(train: np.ndarray, evaluation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,13 +47,13 @@ def standardised(train: np.ndarray, evaluation: np.ndarray) -> tuple[np.ndarray,
     return (train - mean) / std, (evaluation - mean) / std
 
 
-def probe(features: Features, several: bool, neighbours: int, regularisation: float) -> ProbeResult:
+def probe(features: Features, multi_label: bool, neighbours: int, regularisation: float) -> ProbeResult:
     """Both probes of (clips, D) features, standardised."""
     train, evaluation = standardised(features.train, features.evaluation)
     found = neighbour_scores(train, features.train_targets, evaluation, neighbours)
-    scores = linear_scores(train, features.train_targets, evaluation, several, regularisation)
+    scores = linear_scores(train, features.train_targets, evaluation, multi_label, regularisation)
     targets = features.evaluation_targets
-    return ProbeResult(metric(found, targets, several), metric(scores, targets, several))
+    return ProbeResult(metric(found, targets, multi_label), metric(scores, targets, multi_label))
 
 
 def neighbour_scores(train: np.ndarray, targets: np.ndarray, evaluation: np.ndarray, neighbours: int) -> np.ndarray:
@@ -71,7 +70,7 @@ def neighbour_scores(train: np.ndarray, targets: np.ndarray, evaluation: np.ndar
 
 
 def linear_scores(
-    train: np.ndarray, targets: np.ndarray, evaluation: np.ndarray, several: bool, regularisation: float
+    train: np.ndarray, targets: np.ndarray, evaluation: np.ndarray, multi_label: bool, regularisation: float
 ) -> np.ndarray:
     """(clips, classes) of scikit-learn's logistic regression; classes without training clips come last."""
     from sklearn.exceptions import ConvergenceWarning
@@ -81,7 +80,7 @@ def linear_scores(
     scores = np.full((len(evaluation), targets.shape[1]), -1e9)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
-        if several:
+        if multi_label:
             for label in np.flatnonzero(targets.any(axis=0)):
                 column = targets[:, label]
                 scores[:, label] = 1e9 if column.all() else model.fit(train, column).decision_function(evaluation)
@@ -95,13 +94,15 @@ def linear_scores(
     return scores
 
 
-def learn_mix(train: np.ndarray, targets: np.ndarray, several: bool, regularisation: float, seed: int) -> np.ndarray:
+def learn_mix(
+    train: np.ndarray, targets: np.ndarray, multi_label: bool, regularisation: float, seed: int
+) -> np.ndarray:
     """Weights of a convex mix of layers, learned together with a linear classifier of the mix.
 
     Args:
         train: (clips, L, D) standardised features.
         targets: (clips, classes) in {0, 1}.
-        several: whether clips may have several labels.
+        multi_label: whether clips may have several labels.
         regularisation: the weight of the classifier's squared norm, as in the linear probe.
         seed: of the batches.
 
@@ -118,7 +119,7 @@ def learn_mix(train: np.ndarray, targets: np.ndarray, several: bool, regularisat
     for _ in range(MIX_UPDATES):
         rows = torch.randperm(len(x), generator=generator)[:MIX_BATCH] if len(x) > MIX_BATCH else slice(None)
         logits = head(torch.einsum("l,bld->bd", mix.softmax(dim=0), x[rows]))
-        if several:
+        if multi_label:
             loss = F.binary_cross_entropy_with_logits(logits, y[rows], reduction="sum") / len(logits)
         else:
             loss = F.cross_entropy(logits, y[rows].argmax(dim=1))
@@ -130,15 +131,15 @@ def learn_mix(train: np.ndarray, targets: np.ndarray, several: bool, regularisat
 
 
 def probe_mix(
-    features: Features, several: bool, neighbours: int, regularisation: float, seed: int
+    features: Features, multi_label: bool, neighbours: int, regularisation: float, seed: int
 ) -> tuple[ProbeResult, np.ndarray]:
     """Both probes of the learned mix of (clips, L, D) features, and the layers' weights in it."""
     train, evaluation = standardised(features.train, features.evaluation)
-    weights = learn_mix(train, features.train_targets, several, regularisation, seed)
+    weights = learn_mix(train, features.train_targets, multi_label, regularisation, seed)
     mixed = features._replace(
         train=np.einsum("l,nld->nd", weights, train), evaluation=np.einsum("l,nld->nd", weights, evaluation)
     )
-    return probe(mixed, several, neighbours, regularisation), weights
+    return probe(mixed, multi_label, neighbours, regularisation), weights
 
 
 def check_settings(neighbours: int, regularisation: float) -> None:

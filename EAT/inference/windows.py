@@ -7,24 +7,28 @@ into the overlap with each neighbour, so that every place of the timeline is see
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..audio.stream import AudioStream
 from ..errors import ConfigError
-from ..network.front_end import FRAME_SHIFT, SAMPLE_RATE, sample_count
-from ..network.settings import FREQUENCY_PATCHES, PATCH_SIZE, check_target_length
-from .model import EATModel, Layers, padded_frames
+from ..network.settings import choose
+from .model import GRANULARITIES, EATModel, Layers
 
-WINDOW, HOP = 1024, 512
-"""Default window and the step from one to the next, in frames of 10 ms."""
+WINDOW = 1024
+"""Default window, in frames of 10 ms."""
+BATCH_SIZE = 8
+"""Windows that are computed at once, unless another number is asked for."""
 
 
 class Window(NamedTuple):
-    """One window of the timeline, in frames of 10 ms from the recording's start; all multiples of 16."""
+    """One window of the timeline, in frames from the recording's start; all whole patches."""
 
     start: int
     end: int
@@ -33,127 +37,152 @@ class Window(NamedTuple):
     keep_to: int
 
 
-def check_windows(window: int, hop: int) -> None:
+def half_window(window: int, patch_size: int) -> int:
+    """The default step from one window to the next: half a window, in whole patches."""
+    return max(patch_size, window // 2 // patch_size * patch_size)
+
+
+def check_windows(model: EATModel, window: int, hop: int) -> None:
     """Raise ConfigError unless windows of these lengths can be laid side by side."""
-    check_target_length(window, "window")
-    if hop < PATCH_SIZE or hop % PATCH_SIZE or hop > window:
-        raise ConfigError(f"hop is {hop} frames; it must be a multiple of 16, at most the window's {window}.")
+    model.encoder.grid(window, "window")
+    if hop < model.patch_size or hop % model.patch_size or hop > window:
+        raise ConfigError(
+            f"hop is {hop} frames; it must be a multiple of {model.patch_size}, at most the window's {window}."
+        )
 
 
-def plan_windows(samples: int, window: int = WINDOW, hop: int = HOP) -> list[Window]:
+def plan_windows(model: EATModel, samples: int, window: int = WINDOW, hop: int | None = None) -> list[Window]:
     """Lay windows over a recording.
 
     Windows start every ``hop`` frames; the last is moved back so that it ends where the recording ends. Neighbours
     share their overlap half and half, to a whole patch.
 
     Args:
-        samples: the recording's length at 16 kHz.
+        model: whose frames and patches they are.
+        samples: the recording's length at the front end's rate.
         window: frames of a window; a recording that is no longer is one window of its own length.
-        hop: frames from one window's start to the next.
+        hop: frames from one window's start to the next; None is half a window.
 
     Raises:
         ConfigError: for lengths that do not fit together.
     """
-    check_windows(window, hop)
-    end = padded_frames(samples)
+    size = model.patch_size
+    hop = half_window(window, size) if hop is None else hop
+    check_windows(model, window, hop)
+    end = model.padded_frames(samples)
     if end <= window:
         return [Window(0, end, 0, end)]
     starts = [*range(0, end - window, hop), end - window]
-    seams = [(second + first + window) // 2 // PATCH_SIZE * PATCH_SIZE for first, second in itertools.pairwise(starts)]
+    seams = [(second + first + window) // 2 // size * size for first, second in itertools.pairwise(starts)]
     edges = zip(starts, [0, *seams], [*seams, end], strict=True)
     return [Window(start, start + window, keep_from, keep_to) for start, keep_from, keep_to in edges]
 
 
 def read_windows(
-    stream: AudioStream, plan: list[Window], batch_size: int
+    model: EATModel, stream: AudioStream, plan: list[Window], batch_size: int
 ) -> Iterator[tuple[list[Window], list[Tensor]]]:
-    """Batches of windows with their audio, in order. The last window's may be short of its frames by less than 16."""
+    """Batches of windows with their audio, in order. The last window's may lack less than a patch of its frames."""
+    front_end = model.front_end
     for first in range(0, len(plan), batch_size):
         batch = plan[first : first + batch_size]
-        yield (
-            batch,
-            [stream.read(w.start * FRAME_SHIFT, sample_count(w.end - w.start)).clone() for w in batch],
-        )
+        spans = [(w.start * front_end.hop, front_end.samples_for(w.end - w.start)) for w in batch]
+        yield batch, [stream.read(*span).clone() for span in spans]
 
 
-class Piece(NamedTuple):
-    """Features of one window."""
+class Sink(Protocol):
+    """Takes an array piece by piece."""
 
-    window: Window
-    cls: Tensor
-    """(L, D)"""
-    patches: Tensor
-    """(L, rows, D), for the part of the timeline that the window fills."""
+    def write(self, place: Sequence[int], values: NDArray[Any]) -> None:
+        """Take a contiguous run of values that starts at the index ``place``."""
 
 
-def recording_pieces(
-    model: EATModel, stream: AudioStream, plan: list[Window], layers: tuple[int, ...], batch_size: int = 8
-) -> Iterator[Piece]:
-    """Features of a long recording, window by window.
+class _Memory:
+    """A sink in memory."""
 
-    Args:
-        model: computes them.
-        stream: the recording.
-        plan: its windows.
-        layers: from 0 to depth.
-        batch_size: windows computed at once.
-    """
-    for windows, clips in read_windows(stream, plan, batch_size):
-        with torch.inference_mode():
-            length = windows[0].end - windows[0].start
-            features = model.extract(clips, layer=layers, target_length=length)
-        for window, tokens in zip(windows, features, strict=True):
-            first = 1 + (window.keep_from - window.start) // PATCH_SIZE * FREQUENCY_PATCHES
-            last = 1 + (window.keep_to - window.start) // PATCH_SIZE * FREQUENCY_PATCHES
-            yield Piece(window, tokens[:, 0], tokens[:, first:last])
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.array = np.empty(shape, dtype)
+
+    def write(self, place: Sequence[int], values: NDArray[Any]) -> None:
+        target = self.array[tuple(place[:-1])]
+        target[place[-1] : place[-1] + len(values)] = values
 
 
-def extract_recording(
+def write_recording(
     model: EATModel,
     source: str,
+    open_sink: Callable[[tuple[int, ...], np.dtype], AbstractContextManager[Sink]],
     *,
     layer: Layers = None,
     granularity: str = "all",
     window: int = WINDOW,
-    hop: int = HOP,
-    batch_size: int = 8,
-) -> Tensor:
-    """Features of a recording of any length on one timeline; only the result grows with its length.
+    hop: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    dtype: str = "float32",
+) -> None:
+    """Features of a recording of any length on one timeline, window by window into a sink of their shape and type.
 
     Args:
         model: a loaded model.
         source: path or container address.
+        open_sink: told shape and type, gives what the pieces go to.
         layer: as in :meth:`EAT.inference.model.EATModel.extract`.
         granularity: ``frame``: the patches of the whole timeline; ``utterance``: the mean of the windows' CLS;
             ``all``: both, that mean first.
-        window: frames of 10 ms that are computed at once.
-        hop: frames from one window to the next.
+        window: frames that are computed at once.
+        hop: frames from one window to the next; None is half a window.
         batch_size: windows computed at once.
-
-    Returns:
-        As :meth:`EAT.inference.model.EATModel.extract` for one clip, on the CPU.
+        dtype: of the numbers.
 
     Raises:
         DataError: for a recording that cannot be read.
         ConfigError: for a layer, granularity, window or hop that cannot be.
     """
-    layers = model.layer_numbers(layer)
-    total, patches, count = torch.zeros(()), [], 0
-    with AudioStream(source) as stream:
-        for piece in recording_pieces(model, stream, plan_windows(stream.samples, window, hop), layers, batch_size):
-            total, count = total + piece.cls.float().cpu(), count + 1
-            if granularity != "utterance":
-                patches.append(piece.patches.cpu())
-    cls = (total / count).unsqueeze(1)
-    features = {
-        "utterance": lambda: cls[:, 0],
-        "frame": lambda: torch.cat(patches, dim=1),
-        "all": lambda: torch.cat([cls.to(patches[0].dtype), *patches], dim=1),
-    }
-    if granularity not in features:
-        raise ConfigError(f"granularity is {granularity!r}; it must be one of {', '.join(features)}.")
-    result = features[granularity]()
-    return result[0] if layer is None or isinstance(layer, int) else result
+    choose(dict.fromkeys(GRANULARITIES), granularity, "granularity")
+    layers, single = model.layer_numbers(layer), layer is None or isinstance(layer, int)
+    size, rows_a_step = model.patch_size, model.frequency_patches
+    dim, kind = model.encoder.settings.embed_dim, np.dtype(dtype)
+    with AudioStream(source, rate=model.front_end.sample_rate) as stream:
+        plan = plan_windows(model, stream.samples, window, hop)
+        lead = int(granularity == "all")  # a row for CLS
+        rows = 1 if granularity == "utterance" else lead + plan[-1].keep_to // size * rows_a_step
+        shape = (dim,) if granularity == "utterance" else (rows, dim)
+        with open_sink(shape if single else (len(layers), *shape), kind) as sink:
+            total = np.zeros((len(layers), dim))
+            for windows, clips in read_windows(model, stream, plan, batch_size):
+                with torch.inference_mode():
+                    length = windows[0].end - windows[0].start
+                    features = model.extract(clips, model.front_end.sample_rate, layer=layers, target_length=length,
+                                             batch_size=batch_size)  # fmt: skip
+                for place, tokens in zip(windows, features, strict=True):
+                    values = tokens.float().cpu().numpy()  # (L, 1 + N, D)
+                    total += values[:, 0]
+                    if granularity == "utterance":
+                        continue
+                    kept = ((frame - place.start) // size * rows_a_step for frame in (place.keep_from, place.keep_to))
+                    first, last = (1 + row for row in kept)
+                    row = lead + place.keep_from // size * rows_a_step
+                    for number, patches in enumerate(values[:, first:last]):
+                        sink.write((row,) if single else (number, row), patches)
+            if granularity != "frame":
+                for number, mean in enumerate(total / len(plan)):
+                    mean = mean if granularity == "utterance" else mean[None]
+                    sink.write((0,) if single else (number, 0), mean)
+
+
+def extract_recording(model: EATModel, source: str, **options: Any) -> Tensor:
+    """:func:`write_recording` into memory, with the same options; only the result grows with the recording's length.
+
+    Returns:
+        As :meth:`EAT.inference.model.EATModel.extract` for one clip, in float32 on the CPU.
+    """
+    made: list[_Memory] = []
+
+    def open_memory(shape: tuple[int, ...], dtype: np.dtype) -> AbstractContextManager[Sink]:
+        made.append(_Memory(shape, dtype))
+        return nullcontext(made[0])
+
+    write_recording(model, source, open_memory, **options)
+    return torch.from_numpy(made[0].array)
 
 
 class ScoredWindow(NamedTuple):
@@ -169,7 +198,7 @@ class ScoredWindow(NamedTuple):
 
 
 def score_recording(
-    model: EATModel, source: str, window: int | None = None, hop: int | None = None, batch_size: int = 8
+    model: EATModel, source: str, window: int | None = None, hop: int | None = None, batch_size: int = BATCH_SIZE
 ) -> Iterator[ScoredWindow]:
     """Class scores of a recording of any length, window by window, in constant memory.
 
@@ -177,7 +206,7 @@ def score_recording(
         model: a fine-tuned model.
         source: path or container address.
         window: frames of a window; None is the length that the model was trained with.
-        hop: frames from one window to the next; None is half a window, to a whole patch.
+        hop: frames from one window to the next; None is half a window.
         batch_size: windows computed at once.
 
     Raises:
@@ -185,13 +214,13 @@ def score_recording(
         ConfigError: for windows that do not fit together.
         CheckpointError: for a model that was not fine-tuned.
     """
-    window = window or model.front_end.target_length
-    hop = hop or max(PATCH_SIZE, window // 2 // PATCH_SIZE * PATCH_SIZE)
-    with AudioStream(source) as stream:
-        duration = stream.samples / SAMPLE_RATE
-        for windows, clips in read_windows(stream, plan_windows(stream.samples, window, hop), batch_size):
+    window, rate = window or model.front_end.target_length, model.front_end.sample_rate
+    with AudioStream(source, rate=rate) as stream:
+        duration = stream.samples / rate
+        plan = plan_windows(model, stream.samples, window, hop)
+        for windows, clips in read_windows(model, stream, plan, batch_size):
             with torch.inference_mode():
-                scores = model.scores(clips, target_length=window).cpu()
+                scores = model.scores(clips, rate, target_length=window, batch_size=batch_size).cpu()
             for place, row in zip(windows, scores, strict=True):
-                start, end, *slot = (min(frame / 100, duration) for frame in place)
+                start, end, *slot = (min(model.seconds(frame), duration) for frame in place)
                 yield ScoredWindow(start, end, (slot[0], slot[1]), row)

@@ -125,10 +125,10 @@ class FrontEnd:
         """What is normalised: (B, samples) to (B, frames, bins), one frame at least."""
         return filterbank(waveforms)
 
-    def real_frames(self, lengths: Tensor) -> Tensor:
-        """Frames of each clip that hold audio, at most ``target_length``: (B,) samples to (B,)."""
+    def real_frames(self, lengths: Tensor, limit: int | None = None) -> Tensor:
+        """Frames of each clip that hold audio, at most ``target_length`` or ``limit``: (B,) samples to (B,)."""
         frames = 1 + (lengths - self.window).clamp(min=0) // self.hop
-        return frames.clamp(max=self.target_length)
+        return frames.clamp(max=limit or self.target_length)
 
 
 FRONT_ENDS: dict[str, type[FrontEnd]] = {"log_mel": FrontEnd}
@@ -187,8 +187,3 @@ def filterbank(waveforms: Tensor) -> Tensor:
     squares = torch.view_as_real(torch.fft.rfft(frames, n=FFT_SIZE)).square()
     power = squares[..., 0] + squares[..., 1]  # (..., frames, 257); four times as fast as a sum over so short an axis
     return (power @ _mel_weights(waveforms.device)).clamp_(min=torch.finfo(torch.float32).eps).log_()
-
-
-FRAME_LENGTH, FRAME_SHIFT = FrontEnd.window, FrontEnd.hop
-LOW_HZ, HIGH_HZ = FrontEnd.low_hz, FrontEnd.high_hz
-frame_count, sample_count = FrontEnd.frames, FrontEnd.samples_for

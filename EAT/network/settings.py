@@ -251,15 +251,3 @@ class FineTuningSettings(HeadSettings, _Undecided):
     def classifier(self) -> ClassifierSettings:
         """The classifier to build; sizes that are null are EAT-base's. Raises ConfigError where none can be."""
         return ClassifierSettings.take(vars(self))
-
-
-# Until every caller asks its model or front end instead.
-PATCH_SIZE, MEL_BINS, FREQUENCY_PATCHES, MAX_TIME_PATCHES = 16, 128, 8, 768
-SHIM = True
-
-
-def check_target_length(target_length: int, what: str = "target_length") -> int:
-    """Time patches of so many frames."""
-    from .encoder import check_frames
-
-    return check_frames(target_length, what).time

@@ -4,48 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..errors import ConfigError
 from ..inference.evaluation import Evaluation
-from ..network.front_end import filterbank
+from .style import BLUE, INK, MUTED, PALE, PALETTE, new_figure, shorten, styled
 
-INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-BLUE, ORANGE, PALE = "#2f6fde", "#e8743b", "#c9dcfb"
 MOST_BARS = 60
 """Classes above which a bar chart shows the best and the worst only."""
 MOST_LINES = 8
 """Classes up to which each gets its own precision-recall curve."""
-PALETTE = ("#2f6fde", "#e8743b", "#2a9d8f", "#b5179e", "#e9b200", "#6c757d", "#6a4c93", "#c1121f")
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "svg.fonttype": "none",  # text stays text: the browser has fonts for every script
-    "svg.hashsalt": "EAT",
-    "text.parse_math": False,  # a name may hold dollar signs
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-}
-
-
-def shorten(text: str, length: int = 34) -> str:
-    """A name that fits beside a picture, on one line."""
-    text = "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def data_uri(kind: str, content: bytes) -> str:
@@ -53,44 +24,37 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-@contextmanager
-def figure(width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
-    """A figure, and the SVG file that it has become when the block ends."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("reports need matplotlib: pip install 'eat-audio[evaluate]'.") from None
+def as_svg(figure: Any) -> bytes:
+    """A figure as a file."""
     content = io.BytesIO()
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # for measuring only, see STYLE
-        canvas = Figure(figsize=(width, height), layout="constrained")
-        yield canvas, content
-        canvas.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    return content.getvalue()
 
 
+@styled
 def bars(names: Sequence[str], values: np.ndarray, title: str) -> bytes:
     """Horizontal bars from the best class to the worst; NaN is left out."""
     order = [index for index in np.argsort(-values, kind="stable") if np.isfinite(values[index])]
     panels = [order] if len(order) <= MOST_BARS else [order[: MOST_BARS // 2], order[-MOST_BARS // 2 :]]
-    with figure(9.0 if len(panels) == 1 else 11.0, 0.6 + 0.24 * max(2, len(panels[0]))) as (canvas, content):
-        axes = canvas.subplots(1, len(panels), squeeze=False)[0]
-        captions = [title] if len(panels) == 1 else [f"{title}: the best", f"{title}: the worst"]
-        for axis, panel, caption in zip(axes, panels, captions, strict=True):
-            places = np.arange(len(panel))
-            axis.barh(places, values[panel], color=BLUE, height=0.72)
-            axis.set_yticks(places, [shorten(names[index]) for index in panel])
-            for place, index in zip(places, panel, strict=True):
-                axis.text(values[index] + 0.01, place, f"{values[index]:.2f}", va="center", fontsize=8, color=MUTED)
-            axis.set_xlim(0, 1.06)
-            axis.set_ylim(len(panel) - 0.4, -0.6)
-            axis.set_title(caption, loc="left", fontsize=11)
-            axis.grid(axis="y", visible=False)
-            axis.tick_params(length=0)
-            axis.spines[["left", "bottom"]].set_visible(False)
-    return content.getvalue()
+    canvas = new_figure(9.0 if len(panels) == 1 else 11.0, 0.6 + 0.24 * max(2, len(panels[0])))
+    axes = canvas.subplots(1, len(panels), squeeze=False)[0]
+    captions = [title] if len(panels) == 1 else [f"{title}: the best", f"{title}: the worst"]
+    for axis, panel, caption in zip(axes, panels, captions, strict=True):
+        places = np.arange(len(panel))
+        axis.barh(places, values[panel], color=BLUE, height=0.72)
+        axis.set_yticks(places, [shorten(names[index]) for index in panel])
+        for place, index in zip(places, panel, strict=True):
+            axis.text(values[index] + 0.01, place, f"{values[index]:.2f}", va="center", fontsize=8, color=MUTED)
+        axis.set_xlim(0, 1.06)
+        axis.set_ylim(len(panel) - 0.4, -0.6)
+        axis.set_title(caption, loc="left", fontsize=11)
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(length=0)
+        axis.spines[["left", "bottom"]].set_visible(False)
+    return as_svg(canvas)
 
 
+@styled
 def confusion_picture(names: Sequence[str], confusion: np.ndarray) -> bytes:
     """Rows by truth, columns by prediction; colour is the share of the row, numbers are clips."""
     clips = confusion.sum(axis=1, keepdims=True)
@@ -98,26 +62,24 @@ def confusion_picture(names: Sequence[str], confusion: np.ndarray) -> bytes:
     classes = len(names)
     side = float(np.clip(3.4 + 0.42 * classes, 5.0, 15.0))
     size = float(np.clip(300 / classes, 5, 10))
-    with figure(side + 0.8, side) as (canvas, content):
-        axis = canvas.subplots()
-        image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        axis.grid(visible=False)
-        if classes <= MOST_BARS:
-            axis.set_xticks(range(classes), [shorten(name, 22) for name in names], rotation=90, fontsize=size)
-            axis.set_yticks(range(classes), [shorten(name, 22) for name in names], fontsize=size)
-        axis.tick_params(length=0)
-        axis.spines[:].set_visible(False)
-        if classes <= 36:
-            for row, column in zip(*np.nonzero(confusion), strict=True):
-                colour = "white" if share[row, column] > 0.55 else INK
-                text = str(confusion[row, column])
-                axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
-        axis.set_xlabel("prediction")
-        axis.set_ylabel("truth")
-        canvas.colorbar(image, ax=axis, shrink=0.6, pad=0.02, label="share of the true class").outline.set_visible(
-            False
-        )
-    return content.getvalue()
+    canvas = new_figure(side + 0.8, side)
+    axis = canvas.subplots()
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axis.grid(visible=False)
+    if classes <= MOST_BARS:
+        axis.set_xticks(range(classes), [shorten(name, 22) for name in names], rotation=90, fontsize=size)
+        axis.set_yticks(range(classes), [shorten(name, 22) for name in names], fontsize=size)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    if classes <= 36:
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            colour = "white" if share[row, column] > 0.55 else INK
+            text = str(confusion[row, column])
+            axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+    axis.set_xlabel("prediction")
+    axis.set_ylabel("truth")
+    canvas.colorbar(image, ax=axis, shrink=0.6, pad=0.02, label="share of the true class").outline.set_visible(False)
+    return as_svg(canvas)
 
 
 def interpolated_precision(scores: np.ndarray, targets: np.ndarray, recall: np.ndarray) -> np.ndarray:
@@ -129,40 +91,28 @@ def interpolated_precision(scores: np.ndarray, targets: np.ndarray, recall: np.n
     return best[::-1][np.searchsorted(reached[::-1], recall, side="left")]
 
 
+@styled
 def precision_recall(evaluation: Evaluation) -> bytes:
     """Precision over recall: of all decisions together, and by class, or of many classes their middle and spread."""
     present = np.flatnonzero(evaluation.targets.any(axis=0))
     recall = np.linspace(0, 1, 201)
     scores, targets = evaluation.scores, evaluation.targets
     curves = np.stack([interpolated_precision(scores[:, label], targets[:, label], recall) for label in present])
-    with figure(9.0, 4.6) as (canvas, content):
-        axis = canvas.subplots()
-        if len(present) <= MOST_LINES:
-            for label, curve, colour in zip(present, curves, PALETTE, strict=False):
-                (line,) = axis.plot(recall, curve, color=colour, linewidth=1.4, alpha=0.9)
-                line.set_label(shorten(evaluation.labels[label].display).lstrip("_") or "_")
-        else:
-            low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
-            axis.fill_between(recall, low, high, color=PALE, linewidth=0, label="middle half of the classes")
-            axis.plot(recall, middle, color=BLUE, linewidth=2, label="median class")
-        together = interpolated_precision(scores[:, present].ravel(), targets[:, present].ravel(), recall)
-        axis.plot(recall, together, color=INK, linewidth=2, linestyle="--", label="all decisions together")
-        axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
-        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-    return content.getvalue()
-
-
-def spectrogram(waveform: torch.Tensor) -> bytes:
-    """The filterbank of a clip as a PNG, low bands at the bottom."""
-    from matplotlib import image
-
-    values = filterbank(waveform - waveform.mean()).T.flip(0).numpy()
-    low, high = np.quantile(values, [0.02, 0.998])
-    # No more columns than a screen shows, and enough of them for a short clip to keep its proportions.
-    columns = np.linspace(0, values.shape[1] - 1, 480).round().astype(int)
-    content = io.BytesIO()
-    image.imsave(content, values[:, columns], cmap="magma", vmin=low, vmax=max(high, low + 1e-3), format="png")
-    return content.getvalue()
+    canvas = new_figure(9.0, 4.6)
+    axis = canvas.subplots()
+    if len(present) <= MOST_LINES:
+        for label, curve, colour in zip(present, curves, PALETTE, strict=False):
+            (line,) = axis.plot(recall, curve, color=colour, linewidth=1.4, alpha=0.9)
+            line.set_label(shorten(evaluation.labels[label].display).lstrip("_") or "_")
+    else:
+        low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
+        axis.fill_between(recall, low, high, color=PALE, linewidth=0, label="middle half of the classes")
+        axis.plot(recall, middle, color=BLUE, linewidth=2, label="median class")
+    together = interpolated_precision(scores[:, present].ravel(), targets[:, present].ravel(), recall)
+    axis.plot(recall, together, color=INK, linewidth=2, linestyle="--", label="all decisions together")
+    axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    return as_svg(canvas)
 
 
 def flac(waveform: torch.Tensor, rate: int) -> bytes:

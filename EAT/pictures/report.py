@@ -15,8 +15,8 @@ from ..files import replacing
 from ..inference.evaluation import Evaluation
 from ..inference.evaluation_tables import CONFUSED, Row, class_rows, left_out, mistakes, summary
 from ..inference.metrics import MultiLabelMetrics
-from ..network.front_end import SAMPLE_RATE
-from .evaluation import bars, confusion_picture, data_uri, flac, precision_recall, spectrogram
+from .evaluation import bars, confusion_picture, data_uri, flac, precision_recall
+from .spectrogram import as_png, clip_mel
 
 WORST_CLIPS = 12
 PREDICTIONS = 3
@@ -143,13 +143,15 @@ def _clip_card(evaluation: Evaluation, row: int) -> str:
     clip = int(evaluation.clips[row])
     media = ""
     try:
-        waveform = read_audio(evaluation.manifest.source(clip), evaluation.front_end.samples)
+        waveform = read_audio(
+            evaluation.manifest.source(clip), evaluation.front_end.samples, rate=evaluation.front_end.sample_rate
+        )
     except DataError:  # it was read a moment ago; the report does without its sound
         waveform = None
     if waveform is not None:
-        sound = data_uri("audio/flac", flac(waveform, SAMPLE_RATE))
+        sound = data_uri("audio/flac", flac(waveform, evaluation.front_end.sample_rate))
         media = (
-            f'<img src="{data_uri("image/png", spectrogram(waveform))}" alt="spectrogram">'
+            f'<img src="{data_uri("image/png", as_png(clip_mel(waveform - waveform.mean())))}" alt="spectrogram">'
             f'<audio controls preload="metadata" src="{sound}"></audio>'
         )
     truth = set(np.flatnonzero(evaluation.targets[row]).tolist())

@@ -8,6 +8,13 @@ from pathlib import Path
 
 from ..errors import DataError
 
+RENAMED = {
+    "prediction_deviation": "prediction_std",
+    "target_deviation": "target_std",
+    "masked_share": "masked_fraction",
+}
+"""Names that release 1.0 logged, and what they are called now."""
+
 _LINE = re.compile(r"\[(?P<tag>train_inner)\]\[INFO\] - (?P<statistics>.*)$")
 _PAIR = re.compile(r"([A-Za-z_][\w.]*)=(\S+?)(?:,|$)")
 
@@ -24,7 +31,7 @@ def _statistics(text: str) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for name, value in pairs:
         try:
-            numbers[name] = float(value)
+            numbers[RENAMED.get(name, name)] = float(value)
         except (TypeError, ValueError):
             continue
     return numbers

@@ -1,118 +1,81 @@
-"""The drawings themselves."""
+"""Curves of training runs: a panel for each kind of statistic that was logged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..audio.recordings import read_audio
-from ..errors import ConfigError
-from ..files import replacing
-from ..network.front_end import FrontEnd, filterbank, sample_count
-from ..network.masking import MASKINGS, mask_map
-from ..network.patches import Grid
-from ..network.random import clone_keys
-from ..network.settings import FREQUENCY_PATCHES, PATCH_SIZE, MaskSettings, check_target_length
-from .prediction import fill_empty_bands
+from .style import PALETTE, new_figure, styled
 
-INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-COLOURS = ("#2f6fde", "#e8743b", "#2a9d8f", "#b5179e", "#e9b200", "#6c757d")
-STYLE = {
-    "font.size": 10,
-    "svg.fonttype": "none",
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "axes.titleweight": "bold",
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
+Statistics = Mapping[str, Sequence[float]]
+
+PANELS = {
+    "loss": ("Loss", "log"),
+    "*_loss": ("Loss terms", "log"),
+    "*_std": ("Standard deviation", "linear"),
+    "lr": ("Learning rate", "linear"),
+    "gnorm": ("Gradient norm", "log"),
+    "clips_per_s": ("Clips per second", "linear"),
 }
-PANELS = (
-    ("Loss", ("loss",), "log"),
-    ("Frame and utterance loss", ("frame_loss", "utterance_loss"), "log"),
-    ("Standard deviation", ("prediction_std", "target_std"), "linear"),
-    ("Learning rate", ("lr",), "linear"),
-    ("Gradient norm", ("gnorm",), "log"),
-    ("Clips per second", ("clips_per_s",), "linear"),
-)
-"""What a picture of a run shows: title, statistics, scale."""
+"""Title and scale of the panels; what is logged besides has a panel of its own."""
+BOOKKEEPING = {
+    "epoch", "update", "num_updates", "ups", "wps", "bsz", "wall", "train_wall", "gb_free", "clip", "loss_scale",
+    "nonfinite", "masked_fraction", "ema_decay", "oom",
+}  # fmt: skip
+"""What is logged and not drawn."""
 
 
-def new_figure(width: float, height: float) -> Any:
-    """An empty figure in this package's style, sizes in inches. Raises ConfigError where matplotlib is missing."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("pictures need matplotlib: pip install 'eat-audio[plot]'.") from None
-    matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
-    return Figure(figsize=(width, height), layout="constrained")
+def panels(logged: set[str]) -> dict[str, list[str]]:
+    """The statistics that are drawn together, by panel, in the order of :data:`PANELS`."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(logged - BOOKKEEPING):
+        ending = "*_" + name.rpartition("_")[2]
+        found.setdefault(ending if ending in PANELS and name not in PANELS else name, []).append(name)
+    order = list(PANELS)
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in PANELS else len(order)))
 
 
-def check_kind(output: str | Path) -> str:
-    """The format that a picture's ending asks for, png or svg. Raises ConfigError for another ending."""
-    kind = Path(output).suffix.lstrip(".").lower()
-    if kind not in ("png", "svg"):
-        raise ConfigError(f"{output} ends in neither .png nor .svg.")
-    return kind
-
-
-def save(figure: Any, output: str | Path) -> None:
-    """Write a picture whole; its format is the ending of ``output``: png or svg.
-
-    Raises:
-        ConfigError: for another ending.
-        DataError: where it cannot be written.
-    """
-    kind = check_kind(output)
-    with replacing(output, "wb") as handle:
-        figure.savefig(handle, format=kind, dpi=140)
-
-
-def draw_runs(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
-    """Curves of one or several runs over each other, a panel for each kind of statistic.
+@styled
+def draw_runs(runs: Mapping[str, Statistics]) -> Any:
+    """Curves of one or several runs over each other.
 
     Args:
         runs: by name, what :func:`EAT.pictures.run_logs.read_run` read.
     """
-    logged = set().union(*runs.values())
-    panels = [panel for panel in PANELS if logged & set(panel[1])]
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
+    drawn = panels(set().union(*runs.values()))
+    columns = min(3, len(drawn))
+    rows = -(-len(drawn) // columns)
     figure = new_figure(4.2 * columns, 2.9 * rows)
-    for axes, (title, names, scale) in zip(
-        figure.subplots(rows, columns, squeeze=False).flat[: len(panels)], panels, strict=True
-    ):
-        for colour, (run, statistics) in zip(COLOURS * len(runs), runs.items(), strict=False):
-            for style, name in zip(("-", "--"), names, strict=False):
-                if name not in statistics:
-                    continue
-                parts = [run] if len(runs) > 1 else []
-                parts += [name.split("_")[0]] if len(names) > 1 else []
-                own = colour if len(runs) > 1 or style == "-" else COLOURS[1]
-                axes.plot(
-                    statistics["num_updates"], statistics[name], style if len(runs) > 1 else "-", color=own,
-                    linewidth=1.6, label=", ".join(parts),
-                )  # fmt: skip
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (panel, names) in zip(grid, drawn.items(), strict=False):
+        title, scale = PANELS.get(panel, (panel.replace("_", " ").capitalize(), "linear"))
+        _draw_curves(axes, runs, names)
         axes.set(title=title, xlabel="update", yscale=scale)
         axes.grid(True)
         if scale == "log":
             _label_decades(axes)
         if any(line.get_label() and not line.get_label().startswith("_") for line in axes.lines):
             axes.legend(frameon=False)
-    for axes in figure.axes[len(panels) :]:
+    for axes in figure.axes[len(drawn) :]:
         axes.set_visible(False)
     return figure
+
+
+def _draw_curves(axes: Any, runs: Mapping[str, Statistics], names: Sequence[str]) -> None:
+    """Several runs: a colour a run, a dash a statistic; one run: a colour a statistic."""
+    dashes = ("-", "--", ":", "-.")
+    for run_index, (run, statistics) in enumerate(runs.items()):
+        for index, name in enumerate(names):
+            if name not in statistics:
+                continue
+            parts = [run] if len(runs) > 1 else []
+            parts += [name.rpartition("_")[0].replace("_", " ")] if len(names) > 1 else []
+            colour = PALETTE[(run_index if len(runs) > 1 else index) % len(PALETTE)]
+            dash = dashes[index % len(dashes)] if len(runs) > 1 else "-"
+            axes.plot(statistics["num_updates"], statistics[name], dash, color=colour, linewidth=1.6,
+                      label=", ".join(parts))  # fmt: skip
 
 
 def _label_decades(axes: Any) -> None:
@@ -128,47 +91,3 @@ def _label_decades(axes: Any) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(low, high)
-
-
-def draw_masks(
-    source: str, target_length: int, mask: MaskSettings, clones: int = 3, seed: int = 1, epoch: int = 1
-) -> Any:
-    """A clip's spectrogram, and beneath it what each clone's mask leaves of it for the student to see.
-
-    Args:
-        source: the clip.
-        target_length: frames, a multiple of 16.
-        mask: the masking.
-        clones: masked copies shown.
-        seed: of the masks.
-        epoch: of the masks.
-    """
-    time_patches = check_target_length(target_length)
-    waveform = read_audio(source, FrontEnd(target_length).samples)
-    padded = torch.nn.functional.pad(waveform, (0, max(0, sample_count(target_length) - len(waveform))))
-    mel = fill_empty_bands(filterbank(padded)[:target_length].T.numpy().copy())  # (bins, frames)
-    keys = clone_keys(seed, epoch, torch.tensor([0]), clones)
-    drawn = MASKINGS[mask.masking](mask, Grid(time_patches, FREQUENCY_PATCHES), keys, None)
-    hidden = mask_map(drawn)[0].view(clones, time_patches, FREQUENCY_PATCHES).numpy()
-
-    figure = new_figure(max(6.0, time_patches * 0.16 + 2.5), 1.75 * (clones + 1))
-    extent = (0, target_length / 100, 0, mel.shape[0])
-    levels = {"vmin": np.percentile(mel, 2), "vmax": np.percentile(mel, 99.8)}
-    for index, axes in enumerate(figure.subplots(clones + 1, 1, sharex=True)):
-        image = mel
-        if index:
-            cells = np.kron(hidden[index - 1].T, np.ones((PATCH_SIZE, PATCH_SIZE)))
-            image = np.where(cells > 0, np.nan, mel)
-            axes.set_facecolor("#d9dde3")
-        axes.imshow(
-            image, origin="lower", aspect="auto", extent=extent, cmap="magma", interpolation="nearest", **levels
-        )
-        share = 1.0 - hidden[index - 1].mean() if index else 1.0
-        name = Path(source).name
-        axes.set_title(
-            f"clone {index}: {share:.0%} of the patches visible" if index else f"{name}, the whole spectrogram"
-        )
-        axes.set_ylabel("mel bin")
-        axes.set_yticks([0, 64, 128])
-    figure.axes[-1].set_xlabel("seconds")
-    return figure

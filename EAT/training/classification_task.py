@@ -20,7 +20,7 @@ from ..data.labels import DESCRIPTORS, Label, read_descriptors, read_lbl
 from ..data.manifest import Manifest
 from ..data.sampling import read_weights, sample_without_replacement
 from ..errors import CheckpointError, ConfigError
-from ..inference.metrics import MultiLabelMetrics, SingleLabelMetrics, multi_label_metrics, single_label_metrics
+from ..inference.metrics import measure
 from ..network.settings import ClassifierSettings
 from .classification_model import adopt_sizes, read_initial, start_from
 from .clip_task import ClipTask, ClipTaskConfig
@@ -260,11 +260,7 @@ class EATClassificationTask(ClipTask):
         scores = gather_rows(logits.to(self.device)).cpu().numpy()
         clips, first = np.unique(clips, return_index=True)
         targets = dataset.targets(clips)
-        result: MultiLabelMetrics | SingleLabelMetrics
-        if self.cfg.labels == "multi":
-            result = multi_label_metrics(scores[first], targets)
-        else:
-            result = single_label_metrics(scores[first], targets.argmax(axis=1))
+        result = measure(scores[first], targets, multi_label=self.cfg.labels == "multi")
         for name in LOGGED[self.cfg.labels]:
             metrics.log_scalar(name, getattr(result, name), priority=5, round=None)
         if result.without_positives and split not in self.named:

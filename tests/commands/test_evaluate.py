@@ -20,7 +20,8 @@ import EAT
 from EAT.audio.recordings import read_audio
 from EAT.commands.evaluate import main
 from EAT.data.labels import Label, write_descriptors
-from EAT.pictures.evaluation import bars, confusion_picture, interpolated_precision, shorten
+from EAT.pictures.evaluation import bars, confusion_picture, interpolated_precision
+from EAT.pictures.style import shorten
 
 NAMES = [
     "Speech",

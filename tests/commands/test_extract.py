@@ -19,7 +19,8 @@ from safetensors.numpy import load_file
 import EAT
 from EAT.audio.recordings import read_audio
 from EAT.commands.extract import main
-from EAT.inference.decoding import Batch, Decoded, by_length, clips_per_batch
+from EAT.inference.batches import Batch, clips_per_batch
+from EAT.inference.decoding import Decoded, by_length
 from EAT.inference.sources import Source, find_sources, output_names
 
 from ..conftest import CLIPS, CONFORMANCE, ROOT
@@ -256,16 +257,16 @@ def test_names_of_results(tmp_path):
         output_names([Source("1/x.wav", "x.wav"), Source("2/x.wav", "x.wav")])
 
 
-def test_batches_hold_one_padded_length():
+def test_batches_hold_one_padded_length(model):
     rng = np.random.default_rng(0)
     lengths = rng.integers(160, 30000, 300)
     items = [Decoded(i, np.zeros(n, np.float32), None) for i, n in enumerate(lengths)]
     items.insert(7, Decoded(999, None, "bad"))
-    out = list(by_length(iter(items), 2, None))
+    out = list(by_length(model, iter(items), 2, None))
     batches = [item for item in out if isinstance(item, Batch)]
-    assert sorted(i for batch in batches for i in batch.indices) == list(range(300))
+    assert sorted(i for batch in batches for i in (item.index for item in batch.items)) == list(range(300))
     assert [item.index for item in out if isinstance(item, Decoded)] == [999]
     for batch in batches:
-        assert {EAT.inference.model.padded_frames(len(w)) for w in batch.waveforms} == {batch.frames}
-        assert len(batch.indices) <= clips_per_batch(batch.frames, 2)
+        assert {model.padded_frames(len(item.waveform)) for item in batch.items} == {batch.frames}
+        assert len(batch.items) <= clips_per_batch(batch.frames, 2)
     assert len(batches) < 150

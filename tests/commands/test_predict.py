@@ -19,7 +19,7 @@ from EAT.commands.prediction_text import audacity, clock, table
 from EAT.data.labels import read_descriptors
 from EAT.inference.prediction import Prediction
 from EAT.inference.windows import ScoredWindow, score_recording
-from EAT.pictures.prediction import spectrogram
+from EAT.pictures.spectrogram import recording_mel
 
 from ..conftest import CONFORMANCE, ROOT
 
@@ -162,7 +162,7 @@ def test_pictures(labels, minute, clips, tmp_path):
         image = matplotlib.image.imread(picture)
         assert image.shape[0] > 500 and image.shape[1] > 1000
         assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 100  # not a blank sheet
-    assert spectrogram(minute).shape == (128, 1500)  # 5 998 frames, four to a column
+    assert recording_mel(minute).shape == (128, 1500)  # 5 998 frames, four to a column
 
 
 def test_unusable_arguments(labels, clips, tmp_path, capsys):

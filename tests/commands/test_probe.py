@@ -21,7 +21,7 @@ from EAT.commands.probe import main
 from EAT.data.manifest import Manifest
 from EAT.inference.probe_features import compute_features, content_hash, untrained
 from EAT.inference.probes import Features, learn_mix, linear_scores, neighbour_scores, probe, probe_mix
-from EAT.network.front_end import FrontEnd, frame_count
+from EAT.network.front_end import FrontEnd
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_features_are_those_of_the_model_over_patches_that_hold_audio(data, conf
         waveform = read_audio(manifest.source(clip), front_end.samples)
         with torch.inference_mode():
             tokens = model.extract(waveform, layer=[0, 1, 2, 3], target_length=256).numpy()
-        patches = 8 * -(-min(256, frame_count(len(waveform))) // 16)
+        patches = 8 * -(-min(256, FrontEnd.frames(len(waveform))) // 16)
         assert np.allclose(features[clip, :, 0], tokens[:, 0], atol=5e-3)
         assert np.allclose(features[clip, :, 1], tokens[:, 1 : 1 + patches].mean(axis=1), atol=5e-3)
 

@@ -105,7 +105,7 @@ def test_frames_roll_by_hand() -> None:
 
 
 def test_what_is_drawn_for_a_clip() -> None:
-    drawn = np.array([EVERYTHING.draw(np.random.default_rng(clip), 512) for clip in range(5000)])
+    drawn = np.array([EVERYTHING.draw(np.random.default_rng(clip), 512, 128) for clip in range(5000)])
     columns = dict(zip(DRAWN, drawn.T, strict=True))
     assert columns["time_width"].max() == 102 and columns["bin_width"].max() == 38
     assert stats.kstest(columns["noise_level"], stats.uniform(0, 0.1).cdf).pvalue > 1e-3

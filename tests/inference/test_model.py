@@ -11,7 +11,6 @@ import torch
 import EAT
 from EAT.audio.recordings import read_audio
 from EAT.errors import CheckpointError, ConfigError, DataError
-from EAT.inference.model import padded_frames, patch_count
 
 from ..conftest import CONFORMANCE, ROOT
 
@@ -61,7 +60,7 @@ def test_conformance_logits_and_features(model, classifier):
 def test_a_clip_in_a_mixed_batch_is_as_alone(model, waveforms):
     together = model.extract(waveforms)
     for wave, tokens in zip(waveforms, together, strict=True):
-        assert tokens.shape == (1 + patch_count(len(wave)), 64)
+        assert tokens.shape == (1 + model.patch_count(len(wave)), 64)
         assert torch.allclose(model.extract(wave), tokens, atol=1e-4)
 
 
@@ -74,7 +73,7 @@ def test_a_padded_batch_is_its_clips(model, classifier, waveforms):
         row[: len(wave)] = wave
     batch = model.extract(padded, lengths=lengths)
     layers = model.extract(padded, lengths=torch.tensor(lengths), layer=[1, 3], granularity="frame")
-    assert layers.shape == (5, 2, patch_count(max(lengths)), 64)
+    assert layers.shape == (5, 2, model.patch_count(max(lengths)), 64)
     for row, stack, wave in zip(batch, layers, chosen, strict=True):
         alone = model.extract(wave)
         assert torch.allclose(row[: len(alone)], alone, atol=1e-4)
@@ -88,7 +87,7 @@ def test_a_padded_batch_is_its_clips(model, classifier, waveforms):
 @torch.inference_mode()
 def test_shapes_and_granularities(model):
     wave = torch.randn(2, 16000)
-    patches = patch_count(16000)
+    patches = model.patch_count(16000)
     assert patches == 7 * 8
     assert model.extract(wave).shape == (2, 1 + patches, 64)
     assert model.extract(wave[0]).shape == (1 + patches, 64)
@@ -196,8 +195,8 @@ def test_unusable_waveforms(model):
     assert model.extract(torch.zeros(1)).shape == (9, 64)  # even one sample is a clip here: one patch step
 
 
-def test_padded_frames():
-    assert [padded_frames(n) for n in (1, 400, 2800, 2960, 160240)] == [16, 16, 16, 32, 1008]
+def test_padded_frames(model):
+    assert [model.padded_frames(n) for n in (1, 400, 2800, 2960, 160240)] == [16, 16, 16, 32, 1008]
 
 
 def test_normalisation_by_choice():

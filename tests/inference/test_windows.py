@@ -11,11 +11,12 @@ import soundfile
 import torch
 
 import EAT
+from EAT.audio import AudioStream
 from EAT.audio.recordings import read_audio
 from EAT.commands.extract import main
 from EAT.errors import ConfigError, DataError
-from EAT.inference.windows import AudioStream, extract_recording, plan_windows, score_recording
-from EAT.network.front_end import sample_count
+from EAT.inference.windows import extract_recording, plan_windows, score_recording
+from EAT.network.front_end import FrontEnd
 
 from ..conftest import CONFORMANCE, ROOT
 
@@ -56,9 +57,9 @@ def test_blocks_of_compressed_formats(tmp_path, minute, kind):
 
 @pytest.mark.parametrize("samples", [1000, 163_920, 163_921, 16000 * 30, 16000 * 1000 + 7])
 @pytest.mark.parametrize("window, hop", [(1024, 512), (1024, 1024), (512, 16), (16, 16), (1024, 1008)])
-def test_plans_cover_the_timeline_once(samples, window, hop):
-    plan = plan_windows(samples, window, hop)
-    end = EAT.inference.model.padded_frames(samples)
+def test_plans_cover_the_timeline_once(model, samples, window, hop):
+    plan = plan_windows(model, samples, window, hop)
+    end = model.padded_frames(samples)
     assert plan[0].keep_from == 0 and plan[-1].keep_to == end
     for before, after in itertools.pairwise(plan):
         assert before.keep_to == after.keep_from
@@ -70,10 +71,10 @@ def test_plans_cover_the_timeline_once(samples, window, hop):
         assert all(frame % 16 == 0 for frame in place)
 
 
-def test_impossible_windows():
+def test_impossible_windows(model):
     for window, hop in ((100, 16), (1024, 8), (1024, 1040), (1024, 0), (12304, 16)):
         with pytest.raises(ConfigError):
-            plan_windows(10**6, window, hop)
+            plan_windows(model, 10**6, window, hop)
 
 
 @torch.inference_mode()
@@ -84,15 +85,15 @@ def test_the_timeline_is_that_of_the_windows_as_clips(tmp_path, model, minute):
     timeline = extract_recording(model, path, window=512, hop=256)
     layers = extract_recording(model, path, window=512, hop=256, layer=[1, -1], granularity="frame")
     cls = []
-    for place in plan_windows(len(wave), 512, 256):
-        clip = wave[place.start * 160 :][: sample_count(512)]
+    for place in plan_windows(model, len(wave), 512, 256):
+        clip = wave[place.start * 160 :][: FrontEnd.samples_for(512)]
         alone = model.extract(clip, target_length=512)
         cls.append(alone[0])
         rows = slice((place.keep_from - place.start) // 2 + 1, (place.keep_to - place.start) // 2 + 1)
         here = slice(place.keep_from // 2, place.keep_to // 2)
         assert torch.allclose(timeline[1:][here], alone[rows], atol=1e-4)
         assert torch.allclose(layers[1][here], alone[rows], atol=1e-4)
-    assert len(timeline) == 1 + EAT.inference.model.patch_count(len(wave))
+    assert len(timeline) == 1 + model.patch_count(len(wave))
     assert torch.allclose(timeline[0], torch.stack(cls).mean(dim=0), atol=1e-4)
     assert torch.equal(extract_recording(model, path, window=512, hop=256, granularity="utterance"), timeline[0])
 
@@ -110,7 +111,7 @@ def test_no_seam_beyond_tolerance(tmp_path, model):
     soundfile.write(tmp_path / "noise.wav", noise, 16000, subtype="FLOAT")
     timeline = extract_recording(model, str(tmp_path / "noise.wav"), granularity="frame")
     similarity = steps(timeline)
-    seams = [place.keep_from // 16 - 1 for place in plan_windows(len(noise))[1:]]
+    seams = [place.keep_from // 16 - 1 for place in plan_windows(model, len(noise))[1:]]
     inside = np.setdiff1d(np.arange(len(similarity)), seams)
     print(f"\nacross seams {similarity[seams].mean():.4f}, inside windows {similarity[inside].mean():.4f}")
     assert similarity[seams].mean() > similarity[inside].mean() - 0.05
@@ -135,7 +136,7 @@ def test_scores_of_a_long_recording(tmp_path, minute):
     for before, after in itertools.pairwise(windows):
         assert before.slot[1] == after.slot[0]
     for window in windows:
-        clip = minute[round(window.start * 16000) :][: sample_count(1024)]
+        clip = minute[round(window.start * 16000) :][: FrontEnd.samples_for(1024)]
         assert torch.allclose(window.scores, classifier.scores(clip), atol=1e-5)
 
 
@@ -167,11 +168,11 @@ def test_three_hours_in_constant_memory(tmp_path, minute):
     print(f"\npeak memory above the model's: {grown:.0f} MB")
     assert grown < 300  # the audio alone is 346 MB, or 691 MB in float32, and the features are 138 MB
     timeline = np.load(tmp_path / "h.npy", mmap_mode="r")
-    plan = plan_windows(180 * 60 * 16000, 1024, 1024)
-    assert timeline.shape == (plan[-1].keep_to // 2, 64)
     model = EAT.load(CHECKPOINT)
+    plan = plan_windows(model, 180 * 60 * 16000, 1024, 1024)
+    assert timeline.shape == (plan[-1].keep_to // 2, 64)
     for place in [*plan[:: len(plan) // 20], plan[-1]]:
-        clip, _ = soundfile.read(hours, start=place.start * 160, frames=sample_count(1024), dtype="float32")
+        clip, _ = soundfile.read(hours, start=place.start * 160, frames=FrontEnd.samples_for(1024), dtype="float32")
         with torch.inference_mode():
             alone = model.extract(clip, layer=1, granularity="frame", target_length=1024).numpy()
         rows = slice((place.keep_from - place.start) // 2, (place.keep_to - place.start) // 2)

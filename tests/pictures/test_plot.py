@@ -15,17 +15,13 @@ import EAT
 from EAT.commands.plot import main
 from EAT.errors import DataError
 from EAT.network.settings import MaskSettings
-from EAT.pictures.features import (
-    LABEL_COLOURS,
-    Embeddings,
-    as_colours,
-    draw_features,
-    draw_map,
-    principal_components,
-    read_embeddings,
-)
+from EAT.pictures.components import principal_components
+from EAT.pictures.embeddings_map import Embeddings, draw_map, read_embeddings
+from EAT.pictures.features import as_colours, draw_features
+from EAT.pictures.masks import draw_masks
 from EAT.pictures.run_logs import read_run
-from EAT.pictures.runs import draw_masks, draw_runs
+from EAT.pictures.runs import draw_runs
+from EAT.pictures.style import PALETTE, save
 
 from ..conftest import CLIPS, CONFORMANCE, ROOT
 
@@ -78,11 +74,37 @@ def test_a_picture_of_runs_draws_their_numbers(tmp_path: Path) -> None:
     write_log(tmp_path, [as_json(line) for line in LINES])
     run = read_run(tmp_path)
     panels = {axes.get_title(loc="left"): axes for axes in draw_runs({"one": run, "two": run}).axes}
-    assert set(panels) == {"Loss", "Frame and utterance loss", "Learning rate"}
+    assert set(panels) == {"Loss", "Loss terms", "Learning rate"}
     lines = panels["Loss"].lines
     assert [line.get_label() for line in lines] == ["one", "two"]
     assert lines[0].get_xdata().tolist() == [1, 2, 3] and lines[0].get_ydata().tolist() == run["loss"]
     assert panels["Loss"].get_xlabel() == "update" and panels["Loss"].get_yscale() == "log"
+
+
+def test_what_is_logged_is_drawn_without_a_list_of_it(tmp_path: Path) -> None:
+    line = {"num_updates": 1, "loss": 3.0, "frame_loss": 1.0, "contrast_loss": 2.0, "target_std": 0.9, "skill": 0.4,
+            "prediction_std": 0.5, "wall": 7, "masked_fraction": 0.8}  # fmt: skip
+    write_log(tmp_path, [as_json({**line, "num_updates": update}) for update in (1, 2)])
+    drawn = {axes.get_title(loc="left"): axes for axes in draw_runs({"one": read_run(tmp_path)}).axes if axes.lines}
+    assert list(drawn) == ["Loss", "Loss terms", "Standard deviation", "Skill"]
+    assert [text.get_text() for text in drawn["Loss terms"].get_legend().get_texts()] == ["contrast", "frame"]
+    assert drawn["Skill"].lines[0].get_ydata().tolist() == [0.4, 0.4]
+
+
+def test_logs_of_the_first_release_are_read(tmp_path: Path) -> None:
+    write_log(tmp_path, [as_pairs({"num_updates": 1, "prediction_deviation": 0.25, "target_deviation": 0.75})])
+    run = read_run(tmp_path)
+    assert run["prediction_std"] == [0.25] and run["target_std"] == [0.75]
+
+
+def test_drawing_leaves_others_settings_alone(tmp_path: Path) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    write_log(tmp_path, [as_json(line) for line in LINES])
+    save(draw_runs({"one": read_run(tmp_path)}), tmp_path / "run.svg")
+    assert dict(matplotlib.rcParams) == before
+    assert "<text" in (tmp_path / "run.svg").read_text()  # text stays text
 
 
 def test_a_picture_of_masks_shows_blocks(tmp_path: Path) -> None:
@@ -97,8 +119,8 @@ def test_a_picture_of_masks_shows_blocks(tmp_path: Path) -> None:
         visible = patches.all(axis=-1)
         assert visible.sum() == 51 == int(256 * (1 - 0.8))
         assert (visible[1:] & visible[:-1]).sum() > 20  # in blocks: at random, about 9 neighbouring pairs
-        assert axes.get_ylabel() == "mel bin"
-    assert figure.axes[-1].get_xlabel() == "seconds"
+        assert axes.get_ylabel() == "frequency (Hz)" and axes.get_yticklabels()[-1].get_text() == "8 k"
+    assert figure.axes[-1].get_xlabel() == "time (s)"
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
@@ -138,7 +160,7 @@ def test_principal_components_are_scikit_learns() -> None:
     ours, theirs = principal_components(rows, 3), PCA(3)
     expected = theirs.fit_transform(rows.astype(np.float64))
     np.testing.assert_allclose(np.abs(ours.values), np.abs(expected), atol=1e-4)
-    np.testing.assert_allclose(ours.shares, theirs.explained_variance_ratio_, atol=1e-6)
+    np.testing.assert_allclose(ours.fractions, theirs.explained_variance_ratio_, atol=1e-6)
     np.testing.assert_allclose(principal_components(rows[:2], 3).values[:, 1:], 0, atol=1e-4)  # two rows: one direction
     for bad in (np.ones((5, 3), np.float32), np.full((5, 3), np.nan, np.float32)):
         with pytest.raises(DataError):
@@ -159,7 +181,7 @@ def test_a_picture_of_features_shows_the_grid() -> None:
     colours = lower.images[0].get_array()
     assert colours.shape == (8, 8, 3) and 0 <= colours.min() < colours.max() <= 1
     assert upper.images[0].get_extent() == lower.images[0].get_extent() == [0, 1.28, 0, 128]
-    assert lower.get_xlabel().startswith("seconds") and upper.get_ylabel() == lower.get_ylabel() == "mel bin"
+    assert lower.get_xlabel().startswith("time (s)") and upper.get_ylabel() == lower.get_ylabel() == "frequency (Hz)"
     assert "block 3 of 3" in lower.get_title(loc="left") and upper.get_title(loc="left") == "loop_garzul.flac"
     # patch (time 3, frequency 2) is at row 3 * 8 + 2 of the features
     waveform = EAT.audio.recordings.read_audio(str(CLIPS / "loop_garzul.flac"), 400 + 127 * 160)
@@ -174,7 +196,7 @@ def test_a_map_shows_every_clip_in_its_labels_colour() -> None:
     axes = draw_map(Embeddings(vectors, labels, 0), title="30 clips").axes[0]
     assert sum(len(points.get_offsets()) for points in axes.collections) == 30
     names = [points.get_label() for points in axes.collections]
-    assert names[0] == "others (3)" and names[1] == "often (18)" and len(names) == 1 + len(LABEL_COLOURS)
+    assert names[0] == "others (3)" and names[1] == "often (18)" and len(names) == 1 + len(PALETTE)
     often = axes.collections[1].get_offsets()
     np.testing.assert_allclose(often, principal_components(vectors, 2).values[:18], atol=1e-5)
     assert axes.get_xlabel().startswith("first principal component (") and axes.get_ylabel().startswith("second (")
@@ -195,7 +217,7 @@ def test_embeddings_are_read_with_labels(tmp_path: Path) -> None:
     (tmp_path / "eval.lbl").write_text("1\tdog,pet\n0\tcat\n1\tcat\n")
     (tmp_path / "label_descriptors.csv").write_text("0,cat,Cat\n1,dog,Dog\n2,pet,Pet\n")
     found = read_embeddings(tmp_path / "features", tmp_path / "eval.tsv")
-    assert found.labels == ["Dog", "Cat", "Cat"] and found.several == 1 and found.vectors[0, 0] == 1
+    assert found.labels == ["Dog", "Cat", "Cat"] and found.multi_label == 1 and found.vectors[0, 0] == 1
     np.save(tmp_path / "features" / "dogs" / "2.npy", np.zeros((3, 4), np.float32))
     with pytest.raises(DataError, match="--granularity utterance"):
         read_embeddings(tmp_path / "features")

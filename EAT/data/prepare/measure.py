@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from ...audio.recordings import MIN_SAMPLES, open_recording, read_audio
+from ...audio.recordings import MIN_SECONDS, open_recording, read_audio
 from ...errors import DataError
-from ...network.front_end import SAMPLE_RATE, filterbank
+from ...network.front_end import FrontEnd, filterbank
 from ...progress import progress
 
 Result = TypeVar("Result")
@@ -29,7 +29,7 @@ def clip_length(source: str) -> int | str:
         recording.close()
     except DataError as error:
         return str(error)
-    if recording.frames * SAMPLE_RATE < MIN_SAMPLES * recording.rate:
+    if recording.frames < MIN_SECONDS * recording.rate:
         return f"{source} holds {recording.frames} samples; a clip must last 10 ms at least."
     return recording.frames
 
@@ -37,7 +37,7 @@ def clip_length(source: str) -> int | str:
 def clip_statistics(source: str, seconds: float) -> Statistics | str:
     """Statistics of the unpadded filterbank of the clip's first ``seconds``, or why it cannot be read."""
     try:
-        waveform = read_audio(source, round(seconds * SAMPLE_RATE))
+        waveform = read_audio(source, round(seconds * FrontEnd.sample_rate))
     except DataError as error:
         return str(error)
     values = filterbank(waveform - waveform.mean()).double()

@@ -267,7 +267,7 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
             # The last two: the process died while it was handing over a batch.
             if "DataLoader worker" in str(error) or not isinstance(error, RuntimeError):
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or the data loader raises once more, in here
-                blamed = task.datasets[task.cfg.train_subset].blame(str(error))
+                blamed = task.datasets[task.cfg.train_subset].explain_crash(str(error))
                 end_reading_processes()
                 raise TrainingError(blamed) from None
             _blame_another_rank(error, f"after {trainer.get_num_updates()} updates")

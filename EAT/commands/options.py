@@ -1,0 +1,149 @@
+"""Flags that several commands have, each declared once, and what they open."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint.formats import WEIGHTS
+from ..errors import ConfigError
+from ..inference.model import EATModel, load
+from ..system import available_memory, default_workers, keep_freed_memory
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+ONE_LABEL, SEVERAL_LABELS = "single-label", "multi-label"
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "--source": {
+        "nargs": "+", "required": True, "metavar": "PATH",
+        "help": "wav, flac, ogg, opus, mp3 or aiff files of any rate and channel count, folders (searched), or "
+        "manifests (.tsv)",
+    },
+    "--data": {
+        "type": Path, "required": True, "metavar": "FOLDER", "help": "holds {split}.tsv and {split}.lbl",
+    },
+    "--checkpoint": {
+        "required": True, "metavar": "CKPT",
+        "help": "one of ours, a published fairseq checkpoint, or a Hugging Face folder or file",
+    },
+    "--weights": {
+        "choices": WEIGHTS, "default": "student",
+        "help": "whose encoder, of a pre-trained checkpoint (default student)",
+    },
+    "--device": {"help": "cpu or cuda; by default cuda where there is one"},
+    "--precision": {
+        "choices": PRECISIONS, "default": "float32", "help": "what the model computes in (default float32)",
+    },
+    "--batch-size": {
+        "type": int, "metavar": "B",
+        "help": "clips of 10 s at once; of shorter ones more (by default 16, on a GPU 64, or what half of the free "
+        "memory holds)",
+    },
+    "--num-workers": {
+        "type": int, "metavar": "W",
+        "help": "processes that decode ahead; by default one a core, and none for a few files",
+    },
+    "--norm-mean": {"type": float, "metavar": "M", "help": "mean of the filterbank; by default the checkpoint's"},
+    "--norm-std": {"type": float, "metavar": "S", "help": "its standard deviation; by default the checkpoint's"},
+    "--target-length": {
+        "type": int, "metavar": "FRAMES",
+        "help": "frames of 10 ms that clips are padded or cut to; by default the checkpoint's",
+    },
+    "--window": {
+        "type": int, "metavar": "FRAMES",
+        "help": "recordings longer than this many frames of 10 ms go window by window",
+    },
+    "--hop": {
+        "type": int, "metavar": "FRAMES", "help": "frames from one window to the next; by default half a window",
+    },
+    "--labels": {
+        "type": Path, "metavar": "CSV", "help": "by default label_descriptors.csv in the data folder",
+    },
+    "--task": {
+        "choices": ("auto", SEVERAL_LABELS, ONE_LABEL), "default": "auto",
+        "help": "by default multi-label where any clip has several labels, else single-label",
+    },
+}  # fmt: skip
+RUNNING = ("--device", "--precision", "--batch-size", "--num-workers", "--norm-mean", "--norm-std")
+"""How a model runs."""
+RECORDINGS = ("--source", "--checkpoint", *RUNNING, "--window", "--hop")
+"""Commands over recordings."""
+LABELLED = ("--data", "--checkpoint", "--labels", "--task", "--target-length", *RUNNING)
+"""Commands that measure a model on the labelled clips of a manifest."""
+
+
+def add_flags(parser: argparse.ArgumentParser, *flags: str) -> None:
+    """Give a parser flags of :data:`FLAGS`."""
+    for flag in flags:
+        parser.add_argument(flag, **FLAGS[flag])
+
+
+def multi_label(task: str) -> bool | None:
+    """What ``--task`` says: whether clips may have several labels; None leaves it to the data."""
+    return None if task == "auto" else task == SEVERAL_LABELS
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device called ``name``; None is CUDA where there is any. Raises ConfigError for one that cannot be used."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"--device {name} cannot be used ({reason}); try --device cpu.") from None
+    return device
+
+
+def open_model(options: argparse.Namespace) -> EATModel:
+    """The model that the options ask for; fills in a batch size that was left to us.
+
+    Raises:
+        ConfigError: for options that cannot be used.
+        CheckpointError: for a checkpoint that cannot.
+    """
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
+    if options.num_workers is not None and options.num_workers < 0:
+        raise ConfigError(f"--num-workers is {options.num_workers}; it must be 0 or more.")
+    device = choose_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    weights = getattr(options, "weights", "student")
+    model = load(options.checkpoint, weights=weights, norm_mean=options.norm_mean, norm_std=options.norm_std)
+    model = model.to(device=device, dtype=getattr(torch, options.precision))
+    if getattr(options, "target_length", None) is not None:
+        model.encoder.grid(options.target_length, "--target-length")
+    if options.batch_size is None:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        options.batch_size = fitting_batch_size(model, free)
+    return model
+
+
+def workers(options: argparse.Namespace, count: int) -> int:
+    """DataLoader workers for so many recordings."""
+    return default_workers(count) if options.num_workers is None else options.num_workers
+
+
+def fitting_batch_size(model: EATModel, free: int | None) -> int:
+    """Clips of 10 s that a batch may have: 16 on a CPU, 64 elsewhere, or fewer where memory is short.
+
+    Args:
+        model: on its device, in its precision.
+        free: bytes that may be had on that device; None where nobody knows.
+    """
+    most = 16 if model.device.type == "cpu" else 64  # more makes neither any faster
+    if free is None:
+        return most
+    settings = model.encoder.settings
+    # At once: a block's input, queries, keys, values and result, the hidden layer before and after GELU, all blocks
+    # that were asked for at the worst.
+    tokens = 1 + 1024 // model.patch_size * model.frequency_patches
+    numbers = settings.embed_dim * (8 + 2 * settings.mlp_ratio + settings.depth) * tokens
+    return max(1, min(most, int(free / 2 / (numbers * model.encoder.cls_token.element_size()))))
