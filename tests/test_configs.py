@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
+import hydra
 import pytest
 import torch
+from fairseq.dataclass.initialize import hydra_init
 from omegaconf import OmegaConf
 
 from EAT.network.pretraining import Pretraining
@@ -69,39 +72,105 @@ PUBLISHED = {
 }
 
 
+CHOICES = {
+    "task.spectrogram": "log_mel",
+    "lr_scheduler.shape": "cosine",
+    "optimizer.decayed": "matrices",
+    "model.initialisation": "eat",
+}
+ADDED = {
+    "pretraining": {
+        **CHOICES,
+        "criterion.weights": {},
+        "model.attention": "softmax",
+        "model.decoder": "convolution",
+        "model.ema_schedule": "linear",
+        "model.masking": "inverse_block",
+        "model.positions": "sine_cosine",
+        "model.targets": "averaged_feed_forward",
+    },
+    "finetuning": {**CHOICES, "model.attention": None, "model.positions": None},
+}
+"""Keys that release 1.0 had not, by kind of recipe: choices, each at what the code did before."""
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict[str, dict]:
+    """Every recipe as fairseq-hydra-train composes it, flat, with the Hydra settings that recipes decide on."""
+    recipes = {}
+    with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
+        for name in NAMES:
+            hydra_init(name)  # as fairseq_cli.hydra_train does: its schema under the recipe's name
+            config = hydra.compose(name, return_hydra_config=True)
+            settings = OmegaConf.to_container(config.hydra)
+            kept = {key: settings[key] for key in ("run", "sweep", "output_subdir")}
+            kept["job"] = {"chdir": settings["job"]["chdir"]}
+            recipes[name] = json.loads(json.dumps(flat({**OmegaConf.to_container(config), "hydra": kept}), default=str))
+    return recipes
+
+
+def flat(container: dict, prefix: str = "") -> dict:
+    """Nested dicts as one, keys joined by dots."""
+    result = {}
+    for key, value in container.items():
+        nested = flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        result |= nested
+    return result
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_are_those_of_the_first_release(composed: dict[str, dict], name: str) -> None:
+    stored = json.loads((ROOT / "tests" / "config" / "composed_1.0.json").read_text())
+    assert len(NAMES) == 8
+    assert composed[name] == {**stored["common"], **stored[name], **ADDED[name.partition("_")[0]]}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_that_users_override(name: str) -> None:
-    config = OmegaConf.load(ROOT / "config" / f"{name}.yaml")
-    missing = [key for key in OVERRIDDEN if key not in _keys(OmegaConf.to_container(config))]
+    config = OmegaConf.to_container(OmegaConf.load(ROOT / "config" / f"{name}.yaml"))
+    assert config.pop("defaults") == ["_self_", "base/technical"]
     own = ["model.clone_batch"] if name.startswith("pretraining") else ["model.model_path", "model.num_classes"]
-    assert not missing and set(own) <= _keys(OmegaConf.to_container(config)), missing
-    assert config.hydra.job.chdir is False
-    assert config.checkpoint.save_dir == f"checkpoints/{name}"
+    assert not set(OVERRIDDEN + own) - set(flat(config))
+    assert config["checkpoint"]["save_dir"] == f"checkpoints/{name}"
 
 
-def _keys(container: dict, prefix: str = "") -> set[str]:
-    keys = set()
-    for key, value in container.items():
-        keys.add(f"{prefix}{key}")
-        if isinstance(value, dict):
-            keys |= _keys(value, f"{prefix}{key}.")
-    return keys
+def test_no_recipe_sets_what_the_base_would_override() -> None:
+    base = set(flat(OmegaConf.to_container(OmegaConf.load(ROOT / "config" / "base" / "technical.yaml"))))
+    assert "hydra.job.chdir" in base
+    for name in NAMES:
+        recipe = set(flat(OmegaConf.to_container(OmegaConf.load(ROOT / "config" / f"{name}.yaml"))))
+        assert not recipe & base, name
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_numbers(name: str) -> None:
-    config = OmegaConf.load(ROOT / "config" / f"{name}.yaml")
-    for key, value in PUBLISHED[name].items():
-        assert OmegaConf.select(config, key) == value, key
+def test_published_numbers(composed: dict[str, dict], name: str) -> None:
+    assert {key: composed[name][key] for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
 @pytest.mark.parametrize(("name", "millions"), [("pretraining_AS2M", 88), ("pretraining_AS2M_large", 309)])
-def test_published_sizes(name: str, millions: int) -> None:
-    settings = OmegaConf.to_container(OmegaConf.load(ROOT / "config" / f"{name}.yaml").model)
-    assert settings.pop("_name") == "eat_pretraining"
+def test_published_sizes(composed: dict[str, dict], name: str, millions: int) -> None:
+    settings = {k.removeprefix("model."): v for k, v in composed[name].items() if k.startswith("model.")}
+    assert settings["_name"] == "eat_pretraining"
     with torch.device("meta"):
-        model = Pretraining(PretrainingSettings(**settings))
+        model = Pretraining(PretrainingSettings.take(settings))
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
+    if millions == 309:  # tensor by tensor, as formats.md has them
+        shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        assert (
+            shapes["decoder.blocks.2.conv.weight"] == (1024, 64, 5, 5) and "decoder.blocks.3.conv.weight" not in shapes
+        )
+        assert (
+            shapes["encoder.blocks.23.mlp.fc1.weight"] == (4096, 1024) and "encoder.blocks.24.norm1.bias" not in shapes
+        )
+        assert shapes["encoder.blocks.0.attn.qkv.weight"] == (3072, 1024)
+        assert shapes["encoder.patches.projection.weight"] == (1024, 1, 16, 16)
+        assert shapes["encoder.positions.table"] == (1, 6144, 1024)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config" / "data_set").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_data_set_is_a_short_file(path) -> None:
+    lines = [line for line in path.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert len(lines) <= 20 and path.read_text().startswith("# @package _global_")
 
 
 @pytest.mark.parametrize(("name", "devices", "clips"), [("node_4gpus", 4, 12), ("node_8gpus", 8, 6)])

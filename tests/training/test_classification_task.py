@@ -254,6 +254,24 @@ def test_a_single_label_run_keeps_the_most_accurate_checkpoint(tmp_path: Path) -
     assert 0 <= lines[-1]["eval_balanced_accuracy"] <= 1
 
 
+def test_a_data_set_of_ones_own_is_a_yaml(tmp_path: Path) -> None:
+    write_single_label(tmp_path / "data")
+    run = train(
+        "finetuning_AS20K",
+        "+data_set=demo_clips",
+        *(key for key in TINY if "norm_" not in key and "target_length" not in key),
+        f"task.data={tmp_path}/data",
+        "dataset.batch_size=8",
+        "optimization.max_update=2",
+        f"checkpoint.save_dir={tmp_path}/run",
+    )
+    cfg = load(tmp_path / "run" / "checkpoint_last.pt")["cfg"]
+    assert len(run.lines) == 2 and cfg["model"]["num_classes"] == 10
+    assert cfg["criterion"]["loss"] == "cross_entropy" and cfg["task"]["labels"] == "single"
+    assert (cfg["task"]["target_length"], cfg["task"]["norm_mean"], cfg["task"]["mixup_alpha"]) == (128, -7.5, 0.8)
+    assert cfg["checkpoint"]["best_checkpoint_metric"] == "accuracy"
+
+
 def check(data: Path, tmp_path: Path, *overrides: str) -> FairseqTask:
     """Everything that fairseq's training does with the recipe before its first update, in its order."""
     with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):

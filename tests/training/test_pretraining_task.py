@@ -198,17 +198,24 @@ def test_every_format_rate_and_container_in_one_run(clips: list[Path], tmp_path:
     assert "skipped" not in run.output
 
 
-def test_the_large_recipe_builds_and_runs(clip_manifest: Path, tmp_path: Path) -> None:
+def test_the_large_recipe_trains_at_its_own_width(clip_manifest: Path, tmp_path: Path) -> None:
+    kept = [key for key in TINY if not key.startswith("model.") and "bf16" not in key]
     run = train(
         "pretraining_AS2M_large",
-        *TINY,
+        *kept,
+        "model.depth=1",
+        "model.clone_batch=2",
         f"task.data={clip_manifest}",
-        "dataset.batch_size=4",
+        "dataset.batch_size=1",
         f"checkpoint.save_dir={tmp_path}",
+        "checkpoint.no_save=true",
         "optimization.max_update=3",
     )
-    assert len(run.lines) == 3
+    assert len(run.lines) == 3 and "18.8 M trained parameters" in run.output and "bfloat16" in run.output
     assert run.lines[0]["masked_fraction"] == pytest.approx(48 / 64)
+    assert [line["ema_decay"] for line in run.lines] == pytest.approx(
+        [0.99999 - (0.99999 - 0.9998) * (1 - update / 150000) for update in (1, 2, 3)], abs=1e-9
+    )
 
 
 def test_the_script_runs_the_recipe_from_where_the_user_stands(clip_manifest: Path, tmp_path: Path) -> None:
