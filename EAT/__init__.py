@@ -1,7 +1,7 @@
 """EAT: the Efficient Audio Transformer (arXiv 2401.03497), self-supervised pre-training on audio.
 
-The network, the front end and everything that uses a trained model are plain PyTorch. The sub-packages ``tasks``,
-``models``, ``criterions`` and ``optim`` register them with fairseq (``common.user_dir=EAT``) and alone import it.
+The network, the front end and everything that uses a trained model are plain PyTorch. The rooms ``training``,
+``tasks`` and ``models`` register them with fairseq (``common.user_dir=EAT``) and alone import it.
 
 ``EAT.load(path)`` opens a trained model, an :class:`EAT.inference.model.EATModel`.
 """
@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import moved
+
 if TYPE_CHECKING:
     from .inference.model import EATModel, load
 
-__version__ = "1.0.0"
+moved.install()
+
+__version__ = "1.1.0"
 __all__ = ["EATModel", "__version__", "load"]
 
 

@@ -248,7 +248,8 @@ def check_training(arguments: list[str], code: str) -> None:
 
 
 def recipe(name: str) -> dict:
-    config = OmegaConf.to_container(OmegaConf.load(ROOT / "config" / f"{name}.yaml"))
+    merged = OmegaConf.merge(*(OmegaConf.load(ROOT / "config" / f"{part}.yaml") for part in (name, "base/technical")))
+    config = OmegaConf.to_container(merged)
     assert isinstance(config, dict)
     return config
 

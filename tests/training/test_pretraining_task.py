@@ -213,9 +213,6 @@ def test_the_large_recipe_trains_at_its_own_width(clip_manifest: Path, tmp_path:
     )
     assert len(run.lines) == 3 and "18.8 M trained parameters" in run.output and "bfloat16" in run.output
     assert run.lines[0]["masked_fraction"] == pytest.approx(48 / 64)
-    assert [line["ema_decay"] for line in run.lines] == pytest.approx(
-        [0.99999 - (0.99999 - 0.9998) * (1 - update / 150000) for update in (1, 2, 3)], abs=1e-9
-    )
 
 
 def test_the_script_runs_the_recipe_from_where_the_user_stands(clip_manifest: Path, tmp_path: Path) -> None:
