@@ -17,7 +17,7 @@ import soundfile
 from omegaconf import OmegaConf
 
 from EAT.audio.recordings import read_audio
-from EAT.commands.doctor_machine import EXTRAS
+from EAT.commands.doctor.machine import EXTRAS
 
 from .conftest import CLIPS, CONFORMANCE, ROOT
 

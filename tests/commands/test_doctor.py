@@ -6,7 +6,6 @@ import ast
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ import torch
 import EAT
 from EAT.__main__ import COMMANDS
 from EAT.commands.doctor import main, self_check
-from EAT.commands.doctor_machine import EXTRAS, matrix_rate, precisions
+from EAT.commands.doctor.machine import EXTRAS, matrix_rate, precisions
 from EAT.network import front_end, masking
 from EAT.network.pretraining import Pretraining
 from EAT.network.settings import MaskSettings
@@ -48,7 +47,7 @@ def test_faults_are_found(check: str, monkeypatch: pytest.MonkeyPatch, capsys: p
         monkeypatch.setattr(front_end, "_mel_weights", lambda device: weights)
     elif check == "masks":  # a few patches more than asked for
         monkeypatch.setattr(
-            "EAT.commands.doctor_checks.inverse_block",
+            "EAT.commands.doctor.checks.inverse_block",
             lambda settings, *rest: masking.inverse_block(MaskSettings(mask_prob=0.79), *rest),
         )
     else:  # a parameter that nothing uses
@@ -89,10 +88,7 @@ def test_extras_are_those_of_the_installation() -> None:
 def test_the_overview_names_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "EAT"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    mains = {f"EAT.{path.parent.name}" for path in (ROOT / "EAT").glob("*/__main__.py")}
-    mains |= {
-        f"EAT.{path.stem}" for path in Path(ROOT / "EAT").glob("*.py") if '__name__ == "__main__"' in path.read_text()
-    }
+    mains = {f"EAT.{path.stem}" for path in (ROOT / "EAT").glob("*.py") if '__name__ == "__main__"' in path.read_text()}
     assert set(COMMANDS) == mains - {"EAT.__main__"}
     assert all(f"python -m {command} " in done.stdout for command in COMMANDS)
     done = subprocess.run([sys.executable, "-m", "EAT", "--version"], cwd=ROOT, capture_output=True, text=True)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import soundfile
 import torch
 
-from .. import __version__
-from ..system import usable_cores
+from ... import __version__
+from ...system import usable_cores
 
 REQUIRED = ("torch", "numpy", "soundfile", "tqdm")
 

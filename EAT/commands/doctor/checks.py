@@ -14,18 +14,18 @@ import numpy as np
 import soundfile
 import torch
 
-from ..audio.recordings import read_audio
-from ..checkpoint import read_checkpoint
-from ..checkpoint.contents import Contents
-from ..checkpoint.formats import write_checkpoint
-from ..inference.model import load
-from ..network.front_end import FrontEnd, filterbank, mel
-from ..network.masking import inverse_block, mask_map
-from ..network.patches import Grid
-from ..network.pretraining import Pretraining
-from ..network.random import clone_keys
-from ..network.settings import PretrainingSettings
-from .doctor_machine import readable_formats
+from ...audio.recordings import read_audio
+from ...checkpoint import read_checkpoint
+from ...checkpoint.contents import Contents
+from ...checkpoint.formats import write_checkpoint
+from ...inference.model import load
+from ...network.front_end import FrontEnd, filterbank, mel
+from ...network.masking import inverse_block, mask_map
+from ...network.patches import Grid
+from ...network.pretraining import Pretraining
+from ...network.random import clone_keys
+from ...network.settings import PretrainingSettings
+from .machine import readable_formats
 
 FRAMES = 128
 TONE_HZ = 1000.0

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .command_line import exit_status
+from ..command_line import exit_status
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ def unusable() -> list[str]:
 
 def self_check(device: torch.device) -> list[str]:
     """Run every check and print what each saw; returns the names of those that failed."""
-    from .doctor_checks import CHECKS
+    from .checks import CHECKS
 
     print("\nself-check")
     failed = []
@@ -77,7 +77,7 @@ def self_check(device: torch.device) -> list[str]:
 
 def report(device: torch.device) -> None:
     """Print versions, devices, precisions, decoders and extras."""
-    from . import doctor_machine as machine
+    from . import machine
 
     section("versions", machine.versions())
     section("devices", [*machine.processor(), *machine.gpus()])
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Report and check a machine that has what the base needs; returns 0 or 1. Raises ConfigError for its device."""
-    from .options import choose_device
+    from ..options import choose_device
 
     device = choose_device(args.device)
     report(device)
