@@ -86,7 +86,7 @@ def beats_untrained_encoders(checkpoint: Path) -> None:
     untrained = []
     for seed in range(1, 4):
         torch.manual_seed(seed)
-        model.network = Encoder(model.encoder.config).eval()
+        model.network = Encoder(model.network.settings).eval()
         untrained.append(probed(model, recordings, families))
     print(f"frozen linear probe: pre-trained {trained:.3f}, untrained {', '.join(f'{u:.3f}' for u in untrained)}")
     assert trained > np.mean(untrained) + 0.02 and trained > max(untrained)

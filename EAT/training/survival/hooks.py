@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from fairseq import checkpoint_utils
-from fairseq.distributed.utils import _TensorPlaceholder
+from fairseq.distributed.utils import _TensorPlaceholder, get_data_parallel_group
 from fairseq.file_io import PathManager
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
@@ -150,9 +150,10 @@ def _falls_back(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _limit_waiting(seconds: float) -> None:
-    """Let no process wait longer for the others. The group was made before this package was imported."""
+    """Let no process wait longer for the others, in fairseq's own group either, which it makes beside the default."""
     if seconds > 0 and dist.is_initialized():
-        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds))
+        for group in (None, get_data_parallel_group()):
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
 
 def _with_plain_settings(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -335,7 +335,7 @@ def test_a_reading_process_that_dies_names_its_file(tmp_path: Path) -> None:
     finally:
         run.close()
     assert ended.status == 1  # a line that was being logged at that moment may be replaced by a traceback
-    assert "a process that reads clips ended unexpectedly" in ended.output
+    assert "a DataLoader worker ended unexpectedly" in ended.output
     assert f"while it was on {tmp_path}/audio/hangs.wav" in ended.output, ended.output[-700:]
 
 
