@@ -62,6 +62,18 @@ encoder = Encoder(settings)
 frame = TARGETS["last_block"](settings)(encoder, torch.randn(2, 1, 64, 128))["frame"]
 assert frame.shape == (2, 32, 32) and abs(frame.mean().item()) < 1e-5
 """,
+    "Another augmentation": """
+import numpy as np
+from EAT.data.augmentation import Augmentations, AugmentationSettings
+assert torch.load(path)["cfg"]["task"]["augmentations"] == {"tilt": 0.5}
+tilt = Augmentations(AugmentationSettings(augmentations={"tilt": 0.5}))
+clips = [tilt.draw(np.random.default_rng(clip), 64, 128) for clip in range(2)]
+drawn = tilt.collate(clips, np.random.default_rng(0))
+slopes = drawn["tilt"][:, 0]
+assert slopes.abs().max() < 0.5 and slopes[0] != slopes[1]
+changed = tilt.apply({"filterbank": torch.zeros(2, 1, 64, 128), "drawn": drawn})["filterbank"]
+assert torch.allclose(changed[:, 0, 5, -1], slopes.float()) and torch.equal(changed[..., 0], -changed[..., -1])
+""",
     "Rules in a line": """
 assert abs(model["encoder.positions.table"].abs().max().item() - 0.2) < 1e-6
 import json, re

@@ -1,92 +1,212 @@
-"""Augmentations for fine-tuning (recipes of the paper), as plain functions of tensors and numbers.
+"""What changes clips in training, by name (recipes of the paper).
 
-Randomness is drawn apart from its use: a clip's numbers follow from (seed, epoch, clip) and are drawn where the clip
-is read, a batch's mixing weight from (seed, epoch, clips of the batch); what they do to filterbanks happens for the
-whole batch at once on its device. Neither workers nor a resumed run change anything.
+Randomness is drawn apart from its use: a clip's numbers follow from (seed, epoch, clip) and are drawn where the clip is
+read, a batch's from (seed, epoch, clips of the batch); what they do to filterbanks happens for the whole batch at once
+on its device. Neither workers nor a resumed run change anything.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-
-DRAWN = ("time_start", "time_width", "bin_start", "bin_width", "noise_level", "noise_seed", "shift")
-"""What :meth:`Augmentation.draw` draws for a clip, in order."""
+from ..network.settings import Settings, choose, setting
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Which augmentations a recipe uses and how strong they are; 0 and False are off."""
+@dataclass
+class AugmentationSettings(Settings):
+    """Which augmentations a run uses and how strong they are; 0 and False are off."""
 
-    mixup_alpha: float = 0.0
-    """Mixing weights come from Beta(alpha, alpha) (arXiv 1710.09412)."""
-    mixup_prob: float = 0.9
-    """Share of batches that are mixed."""
-    time_mask: float = 0.0
-    """Largest share of the frames that SpecAugment masks (arXiv 1904.08779)."""
-    frequency_mask: float = 0.0
-    """Largest share of the mel bins that SpecAugment masks."""
-    roll: bool = False
-    """Roll each waveform round its end by any number of samples."""
-    gain: float = 0.0
-    """Multiply each waveform by 0.5 + Beta(gain, gain)."""
-    noise: float = 0.0
-    """Largest amplitude of the uniform noise added to the filterbank; each clip's is uniform up to it."""
-    shift: int = 0
-    """Roll each filterbank by up to so many frames either way."""
+    mixup_alpha: float = setting(0.0, "mixing weights are drawn from Beta(a, a); 0 is off")
+    mixup_prob: float = setting(0.9, "fraction of the batches that are mixed")
+    roll: bool = setting(False, "roll waveforms round their end")
+    gain: float = setting(0.0, "scale waveforms by 0.5 + Beta(gain, gain); 0 is off")
+    time_mask: float = setting(0.0, "largest fraction of the frames that is masked")
+    frequency_mask: float = setting(0.0, "largest fraction of the mel bins that is masked")
+    noise: float = setting(0.0, "largest amplitude of uniform noise on the filterbank")
+    shift: int = setting(0, "roll filterbanks by up to so many frames either way")
+    augmentations: dict[str, float] = field(
+        default_factory=dict, metadata={"help": "strengths of further augmentations by name"}
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Strengths in their ranges, of augmentations that there are."""
         for name in ("mixup_prob", "time_mask", "frequency_mask"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"task.{name} is {getattr(self, name)}; it is a share and must lie in [0, 1].")
+                raise ConfigError(f"task.{name} is {getattr(self, name)}; it is a fraction and must lie in [0, 1].")
         for name in ("mixup_alpha", "gain", "noise", "shift"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"task.{name} is {getattr(self, name)}; it must be 0 (off) or a positive number.")
+        for name in self.augmentations:
+            choose(AUGMENTATIONS, name, "a name in task.augmentations")
+
+
+class Augmentation:
+    """One augmentation: numbers drawn for a clip or a batch, and what they do. This one draws and does nothing.
+
+    Args:
+        settings: of all augmentations.
+    """
+
+    def __init__(self, settings: AugmentationSettings) -> None:
+        self.settings = settings
 
     def waveform(self, waveform: Tensor, rng: np.random.Generator) -> Tensor:
-        """Roll and gain of one clip, (samples,) to (samples,)."""
-        shift, factor = int(rng.integers(len(waveform))), 1.0
-        if self.gain:
-            factor = 0.5 + rng.beta(self.gain, self.gain)
-        return (waveform.roll(shift) if self.roll else waveform) * factor
+        """Change one clip, (samples,) to (samples,), where it is read."""
+        return waveform
 
-    def draw(self, rng: np.random.Generator, frames: int, bins: int) -> list[float]:
-        """Numbers for one clip's filterbank of ``frames`` by ``bins``, as :data:`DRAWN` names them."""
-        time = draw_span(rng, frames, self.time_mask)
-        masked_bins = draw_span(rng, bins, self.frequency_mask)
-        level, seed = self.noise * rng.random(), rng.integers(2**31)
-        return [*time, *masked_bins, level, int(seed), int(rng.integers(-self.shift, self.shift + 1))]
+    def draw(self, rng: np.random.Generator, frames: int, bins: int) -> Sequence[float]:
+        """Numbers for one clip's filterbank of ``frames`` by ``bins``, as many for every clip."""
+        return ()
 
-    def filterbank(self, filterbank: Tensor, drawn: Tensor) -> Tensor:
-        """Masks, then noise, then the roll along time, of a batch.
+    def draw_for_batch(self, rng: np.random.Generator) -> Sequence[float]:
+        """Numbers that all clips of a batch share."""
+        return ()
+
+    def apply(self, batch: dict[str, Any], drawn: Tensor) -> dict[str, Any]:
+        """Change a batch on its device.
 
         Args:
-            filterbank: (B, 1, frames, 128), normalised.
-            drawn: (B, 7) float64, a row of :meth:`draw` for each clip.
+            batch: ``filterbank`` (B, 1, frames, mel bins) float32, normalised, and, where clips have labels,
+                ``targets`` (B, classes) float32.
+            drawn: (B, numbers) float64: for each clip what :meth:`draw` and :meth:`draw_for_batch` gave.
         """
-        columns = dict(zip(DRAWN, drawn.unbind(dim=1), strict=True))
-        if self.time_mask:
-            filterbank = mask_span(filterbank, columns["time_start"], columns["time_width"], axis=2)
-        if self.frequency_mask:
-            filterbank = mask_span(filterbank, columns["bin_start"], columns["bin_width"], axis=3)
-        if self.noise:
-            filterbank = add_noise(filterbank, columns["noise_level"], columns["noise_seed"].tolist())
-        if self.shift:
-            filterbank = roll_frames(filterbank, columns["shift"])
+        return {**batch, "filterbank": self.filterbank(batch["filterbank"], drawn)}
+
+    def filterbank(self, filterbank: Tensor, drawn: Tensor) -> Tensor:
+        """Change a batch's filterbanks alone, (B, 1, frames, mel bins); ``drawn`` as in :meth:`apply`."""
         return filterbank
 
-    def draw_mixing(self, rng: np.random.Generator) -> float:
-        """A batch's mixing weight; 1 leaves it as it is."""
-        if not self.mixup_alpha or rng.random() >= self.mixup_prob:
-            return 1.0
-        return float(rng.beta(self.mixup_alpha, self.mixup_alpha))
+
+class Mixup(Augmentation):
+    """Mix each clip with its counterpart from the batch's end: w x + (1 - w) reversed(x) (arXiv 1710.09412)."""
+
+    def draw_for_batch(self, rng: np.random.Generator) -> Sequence[float]:
+        """The batch's weight w; 1 leaves it as it is."""
+        alpha = self.settings.mixup_alpha
+        return [1.0 if not alpha or rng.random() >= self.settings.mixup_prob else rng.beta(alpha, alpha)]
+
+    def apply(self, batch: dict[str, Any], drawn: Tensor) -> dict[str, Any]:
+        """Mix filterbanks, and targets alike."""
+        if not self.settings.mixup_alpha:
+            return batch
+        return batch | {key: mix(batch[key], drawn[:, 0]) for key in ("filterbank", "targets") if key in batch}
+
+
+class Roll(Augmentation):
+    """Roll each waveform round its end by any number of samples."""
+
+    def waveform(self, waveform: Tensor, rng: np.random.Generator) -> Tensor:
+        """(samples,) to (samples,)."""
+        shift = int(rng.integers(len(waveform)))
+        return waveform.roll(shift) if self.settings.roll else waveform
+
+
+class Gain(Augmentation):
+    """Multiply each waveform by 0.5 + Beta(gain, gain)."""
+
+    def waveform(self, waveform: Tensor, rng: np.random.Generator) -> Tensor:
+        """(samples,) to (samples,)."""
+        gain = self.settings.gain
+        return waveform * (0.5 + rng.beta(gain, gain)) if gain else waveform
+
+
+class TimeMask(Augmentation):
+    """Set some frames of each clip to 0, the mean of a normalised filterbank (SpecAugment, arXiv 1904.08779)."""
+
+    def draw(self, rng: np.random.Generator, frames: int, bins: int) -> Sequence[float]:
+        """First masked frame, and how many are masked."""
+        return draw_span(rng, frames, self.settings.time_mask)
+
+    def filterbank(self, filterbank: Tensor, drawn: Tensor) -> Tensor:
+        """(B, 1, frames, mel bins) to the same."""
+        return mask_span(filterbank, drawn[:, 0], drawn[:, 1], axis=2) if self.settings.time_mask else filterbank
+
+
+class FrequencyMask(Augmentation):
+    """The same for mel bins."""
+
+    def draw(self, rng: np.random.Generator, frames: int, bins: int) -> Sequence[float]:
+        """First masked bin, and how many are masked."""
+        return draw_span(rng, bins, self.settings.frequency_mask)
+
+    def filterbank(self, filterbank: Tensor, drawn: Tensor) -> Tensor:
+        """(B, 1, frames, mel bins) to the same."""
+        return mask_span(filterbank, drawn[:, 0], drawn[:, 1], axis=3) if self.settings.frequency_mask else filterbank
+
+
+class Noise(Augmentation):
+    """Add uniform noise to the filterbank; each clip's largest amplitude is uniform up to ``noise``."""
+
+    def draw(self, rng: np.random.Generator, frames: int, bins: int) -> Sequence[float]:
+        """Level, and a seed."""
+        return self.settings.noise * rng.random(), int(rng.integers(2**31))
+
+    def filterbank(self, filterbank: Tensor, drawn: Tensor) -> Tensor:
+        """(B, 1, frames, mel bins) to the same."""
+        return add_noise(filterbank, drawn[:, 0], drawn[:, 1].tolist()) if self.settings.noise else filterbank
+
+
+class Shift(Augmentation):
+    """Roll each filterbank by up to ``shift`` frames either way."""
+
+    def draw(self, rng: np.random.Generator, frames: int, bins: int) -> Sequence[float]:
+        """Frames, later for positive numbers."""
+        return [int(rng.integers(-self.settings.shift, self.settings.shift + 1))]
+
+    def filterbank(self, filterbank: Tensor, drawn: Tensor) -> Tensor:
+        """(B, 1, frames, mel bins) to the same."""
+        return roll_frames(filterbank, drawn[:, 0]) if self.settings.shift else filterbank
+
+
+AUGMENTATIONS: dict[str, type[Augmentation]] = {
+    "mixup": Mixup,
+    "roll": Roll,
+    "gain": Gain,
+    "time_mask": TimeMask,
+    "frequency_mask": FrequencyMask,
+    "noise": Noise,
+    "shift": Shift,
+}
+"""All augmentations, in the order in which they draw and are applied."""
+
+
+class Augmentations:
+    """Every augmentation in turn. All of them draw, also those that are off, so that none changes another's numbers."""
+
+    def __init__(self, settings: AugmentationSettings) -> None:
+        self.chain = {name: kind(settings) for name, kind in AUGMENTATIONS.items()}
+
+    def waveform(self, waveform: Tensor, rng: np.random.Generator) -> Tensor:
+        """One clip, (samples,) to (samples,)."""
+        for augmentation in self.chain.values():
+            waveform = augmentation.waveform(waveform, rng)
+        return waveform
+
+    def draw(self, rng: np.random.Generator, frames: int, bins: int) -> dict[str, Sequence[float]]:
+        """Numbers for one clip's filterbank, by augmentation."""
+        return {name: augmentation.draw(rng, frames, bins) for name, augmentation in self.chain.items()}
+
+    def collate(self, clips: Sequence[dict[str, Sequence[float]]], rng: np.random.Generator) -> dict[str, Tensor]:
+        """What was drawn for each clip and is drawn for their batch: (B, numbers) float64 by augmentation."""
+        drawn = {}
+        for name, augmentation in self.chain.items():
+            shared = augmentation.draw_for_batch(rng)
+            drawn[name] = torch.tensor([[*clip[name], *shared] for clip in clips], dtype=torch.float64)
+        return drawn
+
+    def apply(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch with ``filterbank`` and, where it has some, ``targets``, changed as its ``drawn`` says."""
+        for name, drawn in batch["drawn"].items():
+            batch = self.chain[name].apply(batch, drawn)
+        return batch
 
 
 def batch_rng(seed: int, epoch: int, clips: Sequence[int]) -> np.random.Generator:
@@ -95,17 +215,17 @@ def batch_rng(seed: int, epoch: int, clips: Sequence[int]) -> np.random.Generato
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-def draw_span(rng: np.random.Generator, length: int, share: float) -> tuple[int, int]:
-    """Start and width of a mask on an axis: the width uniform up to ``share * length``, the start wherever it fits."""
-    width = rng.random() * share * length
+def draw_span(rng: np.random.Generator, length: int, fraction: float) -> tuple[int, int]:
+    """Start and width of a mask on an axis: width uniform up to ``fraction * length``, start wherever it fits."""
+    width = rng.random() * fraction * length
     return int(rng.random() * (length - width)), int(width)
 
 
 def mask_span(filterbank: Tensor, start: Tensor, width: Tensor, axis: int) -> Tensor:
-    """Set a stretch of an axis to 0, the mean of a normalised filterbank, in each clip.
+    """Set a stretch of an axis to 0 in each clip.
 
     Args:
-        filterbank: (B, 1, frames, 128).
+        filterbank: (B, 1, frames, mel bins).
         start: (B,) first index masked.
         width: (B,) how many are masked.
         axis: 2 for time, 3 for frequency.
@@ -118,7 +238,7 @@ def mask_span(filterbank: Tensor, start: Tensor, width: Tensor, axis: int) -> Te
 
 
 def add_noise(filterbank: Tensor, level: Tensor, seeds: Sequence[float]) -> Tensor:
-    """Add noise uniform in [0, level) to each clip of (B, 1, frames, 128); ``level`` (B,), a seed for each clip."""
+    """Add noise uniform in [0, level) to each clip of (B, 1, frames, bins); ``level`` (B,), a seed for each clip."""
     noise = torch.empty_like(filterbank)
     for row, seed in zip(noise, seeds, strict=True):
         row.uniform_(generator=torch.Generator(filterbank.device).manual_seed(int(seed)))
@@ -126,15 +246,17 @@ def add_noise(filterbank: Tensor, level: Tensor, seeds: Sequence[float]) -> Tens
 
 
 def roll_frames(filterbank: Tensor, shift: Tensor) -> Tensor:
-    """Roll each clip of (B, 1, frames, 128) along time by its own ``shift`` (B,), later for positive ones."""
+    """Roll each clip of (B, 1, frames, mel bins) along time by its own ``shift`` (B,), later for positive ones."""
     frames = filterbank.shape[2]
     source = (torch.arange(frames, device=filterbank.device) - shift.long()[:, None]) % frames  # (B, frames)
     return filterbank.gather(2, source[:, None, :, None].expand_as(filterbank))
 
 
-def mix(batch: Tensor, weight: float) -> Tensor:
-    """Mix each clip with the one at its place from the batch's end: w x + (1 - w) reversed(x).
+def mix(batch: Tensor, weight: Tensor) -> Tensor:
+    """Mix each clip with its counterpart from the batch's end: w x + (1 - w) reversed(x).
 
-    The same for filterbanks (B, 1, frames, 128) and for targets (B, classes).
+    Args:
+        batch: (B, ...), filterbanks or targets.
+        weight: (B,) w of each clip; 1 leaves it as it is.
     """
-    return batch if weight == 1.0 else torch.lerp(batch.flip(0), batch, weight)
+    return torch.lerp(batch.flip(0), batch, weight.to(batch.dtype).view(-1, *[1] * (batch.dim() - 1)))

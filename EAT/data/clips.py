@@ -14,11 +14,14 @@ from ..audio.recordings import as_waveform, decode
 from ..audio.timeout import within
 from ..errors import ConfigError, DataError
 from ..network.front_end import FrontEnd
+from .augmentation import Augmentations, batch_rng
 from .manifest import Manifest
 from .workers import WorkerWatch
 
 CROPS = ("start", "random")
 FRONT_ENDS = ("device", "workers")
+CROP_STREAM, WAVEFORM_STREAM, FILTERBANK_STREAM = 0, 1, 2
+"""Streams of a clip's random numbers."""
 
 
 class ClipDataset(Dataset):
@@ -33,6 +36,7 @@ class ClipDataset(Dataset):
             which leaves decoding and resampling alone to the workers.
         seed: of the run.
         read_timeout: seconds after which a clip that is still being read is given up as unreadable; 0: never.
+        augmentations: change waveforms, and draw what changes filterbanks; None leaves clips as they are.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class ClipDataset(Dataset):
         where: str = "device",
         seed: int = 1,
         read_timeout: float = 60.0,
+        augmentations: Augmentations | None = None,
     ) -> None:
         if crop not in CROPS:
             raise ConfigError(f"task.crop is {crop!r}; it must be one of {', '.join(CROPS)}.")
@@ -53,6 +58,7 @@ class ClipDataset(Dataset):
         self.crop = crop
         self.where = where
         self.seed = seed
+        self.augmentations = augmentations
         # In shared memory, so that worker processes that live from epoch to epoch see it change.
         self._epoch = torch.ones((), dtype=torch.int64).share_memory_()
         self._watch = WorkerWatch()
@@ -77,13 +83,21 @@ class ClipDataset(Dataset):
         return np.random.default_rng((self.seed, self.epoch, index, stream))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``{index, waveform (samples,)}`` of one clip, or ``{index, error}``."""
+        """``{index, waveform (samples,)}`` of one clip, or ``{index, error}``.
+
+        Where clips are augmented, ``drawn`` holds the clip's random numbers.
+        """
         index = int(index)
         with self._watch.on(index):
-            return self._read(index)
+            item = self._read(index)
+        if self.augmentations is not None and "error" not in item:
+            shape = self.front_end.target_length, self.front_end.bins
+            item["waveform"] = self.augmentations.waveform(item["waveform"], self.rng(index, WAVEFORM_STREAM))
+            item["drawn"] = self.augmentations.draw(self.rng(index, FILTERBANK_STREAM), *shape)
+        return item
 
     def _read(self, index: int) -> dict[str, Any]:
-        position = self.rng(index, stream=0).random() if self.crop == "random" else 0.0
+        position = self.rng(index, CROP_STREAM).random() if self.crop == "random" else 0.0
         try:
             # Finding the file may hang as well as reading it.
             excerpt = within(
@@ -109,7 +123,8 @@ class ClipDataset(Dataset):
         Returns:
             ``clips``: their numbers; ``epoch``; ``skipped``: a (number, reason) for each clip that could not be read;
             and, unless all were skipped, either ``filterbank`` (B, 1, target_length, 128), or ``waveforms``
-            (B, samples) and ``lengths`` (B,) for :func:`batch_filterbank`.
+            (B, samples) and ``lengths`` (B,) for :func:`batch_filterbank`. Where clips are augmented, ``drawn`` is
+            what :meth:`Augmentations.apply` goes by.
         """
         skipped = [(item["index"], item["error"]) for item in items if "error" in item]
         items = [item for item in items if "error" not in item]
@@ -118,6 +133,9 @@ class ClipDataset(Dataset):
             "epoch": self.epoch,
             "skipped": skipped,
         }
+        if self.augmentations is not None:
+            rng = batch_rng(self.seed, self.epoch, batch["clips"])
+            batch["drawn"] = self.augmentations.collate([item["drawn"] for item in items], rng)
         if items:
             lengths = torch.tensor([len(item["waveform"]) for item in items])
             waveforms = torch.zeros(len(items), int(lengths.max()))

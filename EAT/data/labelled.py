@@ -1,4 +1,4 @@
-"""Clips with labels, and what augmentation draws for them."""
+"""Clips with labels."""
 
 from __future__ import annotations
 
@@ -9,25 +9,20 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from .augmentation import DRAWN, Augmentation, batch_rng
 from .clips import ClipDataset
-
-WAVEFORM_STREAM, FILTERBANK_STREAM = 1, 2
-"""Streams of a clip's random numbers; 0 is its crop's."""
 
 
 class LabelledClips(ClipDataset):
-    """Adds targets to batches and, in training, rolls and scales waveforms and draws what augments filterbanks.
+    """Adds targets to batches.
 
     Args:
         labels: class indices of each clip of the manifest.
         classes: how many classes there are.
-        single_label: whether every clip must have exactly one.
-        augmentation: None leaves clips as they are.
+        multi_label: whether a clip may have several.
         kwargs: as :class:`ClipDataset` takes them.
 
     Raises:
-        DataError: where ``single_label`` and a clip has several.
+        DataError: where a clip has several and may not.
     """
 
     def __init__(
@@ -35,16 +30,14 @@ class LabelledClips(ClipDataset):
         *args: Any,
         labels: Sequence[Sequence[int]],
         classes: int,
-        single_label: bool,
-        augmentation: Augmentation | None = None,
+        multi_label: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.classes = classes
-        self.augmentation = augmentation
         # Two flat arrays, which worker processes share, instead of millions of lists, which they would copy.
         counts = np.fromiter((len(clip) for clip in labels), dtype=np.int64, count=len(labels))
-        if single_label and (counts > 1).any():
+        if not multi_label and (counts > 1).any():
             first = int(np.argmax(counts > 1))
             raise DataError(
                 f"{self.manifest.name(first)} in {self.manifest.path} has {counts[first]} labels; one label a clip is "
@@ -60,26 +53,7 @@ class LabelledClips(ClipDataset):
             row[self._labels[self._starts[clip] : self._starts[clip + 1]]] = 1
         return targets
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """As :meth:`ClipDataset.__getitem__`; where clips are augmented, ``drawn`` holds their random numbers."""
-        item = super().__getitem__(index)
-        if self.augmentation is None or "error" in item:
-            return item
-        index, shape = item["index"], (self.front_end.target_length, self.front_end.bins)
-        item["waveform"] = self.augmentation.waveform(item["waveform"], self.rng(index, WAVEFORM_STREAM))
-        item["drawn"] = self.augmentation.draw(self.rng(index, FILTERBANK_STREAM), *shape)
-        return item
-
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """As :meth:`ClipDataset.collate`.
-
-        With ``targets`` (B, classes) uint8 and, where clips are augmented, ``drawn`` (B, 7) float64 and the weight
-        ``mixing`` for :func:`augmented`.
-        """
+        """As :meth:`ClipDataset.collate`, with ``targets`` (B, classes) uint8."""
         batch = super().collate(items)
-        batch["targets"] = torch.from_numpy(self.targets(batch["clips"]))
-        if self.augmentation is not None:
-            drawn = [item["drawn"] for item in items if "drawn" in item]
-            batch["drawn"] = torch.tensor(drawn, dtype=torch.float64).view(-1, len(DRAWN))
-            batch["mixing"] = self.augmentation.draw_mixing(batch_rng(self.seed, self.epoch, batch["clips"]))
-        return batch
+        return {**batch, "targets": torch.from_numpy(self.targets(batch["clips"]))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from fairseq.logging import metrics
 
 from ..errors import ConfigError
 from ..network.classification_losses import LOSSES, SINGLE_LABEL_LOSSES
+from ..network.settings import setting
 from .fairseq_support import reports_user_errors
 
 
@@ -19,10 +20,8 @@ from .fairseq_support import reports_user_errors
 class ClassificationCriterionConfig(FairseqDataclass):
     """Settings of the criterion ``classification``."""
 
-    loss: str = field(default="bce_per_positive", metadata={"help": f"one of {', '.join(LOSSES)}"})
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "share of each target that is spread over all classes"}
-    )
+    loss: str = setting("bce_per_positive", f"one of {', '.join(LOSSES)}")
+    label_smoothing: float = setting(0.0, "fraction of each target that is spread over all classes")
 
 
 @register_criterion("classification", dataclass=ClassificationCriterionConfig)
@@ -36,7 +35,7 @@ class ClassificationCriterion(FairseqCriterion):
             raise ConfigError(f"criterion.loss is {cfg.loss!r}; it must be one of {', '.join(LOSSES)}.")
         if not 0.0 <= cfg.label_smoothing < 1.0:
             raise ConfigError(f"criterion.label_smoothing is {cfg.label_smoothing}; it must lie in [0, 1).")
-        if cfg.loss in SINGLE_LABEL_LOSSES and task.cfg.labels != "single":
+        if cfg.loss in SINGLE_LABEL_LOSSES and task.multi_label:
             raise ConfigError(
                 f"criterion.loss={cfg.loss} needs clips with one label each; set task.labels=single, or another loss."
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 
 from ..checkpoint import read_checkpoint
-from ..data.augmentation import Augmentation, mix
 from ..data.labelled import LabelledClips
 from ..data.labels import DESCRIPTORS, Label, read_descriptors, read_lbl
 from ..data.manifest import Manifest
 from ..data.sampling import read_weights, sample_without_replacement
 from ..errors import CheckpointError, ConfigError
 from ..inference.metrics import measure
-from ..network.settings import ClassifierSettings
+from ..network.settings import ClassifierSettings, setting
 from .classification_model import adopt_sizes, read_initial, start_from
 from .clip_task import ClipTask, ClipTaskConfig
 from .distributed import gather_rows
@@ -31,29 +30,18 @@ from .survival.checkpoints import newest_good
 
 logger = logging.getLogger("EAT")
 
-LOGGED = {"multi": ("mAP", "AUC", "d_prime"), "single": ("accuracy", "balanced_accuracy")}
-"""Metrics in the log, by whether clips have several labels or one."""
+LABELS = ("multi", "single")
+LOGGED = {True: ("mAP", "AUC", "d_prime"), False: ("accuracy", "balanced_accuracy")}
+"""Metrics in the log, by whether a clip may have several labels."""
 
 
 @dataclass
 class EATClassificationConfig(ClipTaskConfig):
     """Settings of the task ``eat_classification``. The data folder also holds {split}.lbl and label descriptors."""
 
-    labels: str = field(default="multi", metadata={"help": "'multi': a clip may have several; 'single': it has one"})
-    weights: str | None = field(
-        default=None, metadata={"help": "file of sampling weights in the data folder; null: every clip, every epoch"}
-    )
-    samples_per_epoch: int = field(
-        default=200_000, metadata={"help": "clips drawn an epoch, without replacement, where there are weights"}
-    )
-    mixup_alpha: float = field(default=0.0, metadata={"help": "mixing weights are drawn from Beta(a, a); 0 is off"})
-    mixup_prob: float = field(default=0.9, metadata={"help": "share of batches that are mixed"})
-    time_mask: float = field(default=0.0, metadata={"help": "largest share of the frames that is masked"})
-    frequency_mask: float = field(default=0.0, metadata={"help": "largest share of the mel bins that is masked"})
-    roll: bool = field(default=False, metadata={"help": "roll waveforms round their end"})
-    gain: float = field(default=0.0, metadata={"help": "scale waveforms by 0.5 + Beta(gain, gain); 0 is off"})
-    noise: float = field(default=0.0, metadata={"help": "largest amplitude of uniform noise on the filterbank"})
-    shift: int = field(default=0, metadata={"help": "roll filterbanks by up to so many frames either way"})
+    labels: str = setting("multi", "'multi': a clip may have several; 'single': it has one")
+    weights: str | None = setting(None, "file of sampling weights in the data folder; null: every clip, every epoch")
+    samples_per_epoch: int = setting(200_000, "clips drawn an epoch, without replacement, where there are weights")
 
 
 class FairseqLabelledClips(LabelledClips, FairseqClips):
@@ -84,10 +72,9 @@ class EATClassificationTask(ClipTask):
     @reports_user_errors
     def __init__(self, cfg: EATClassificationConfig) -> None:
         super().__init__(cfg)
-        if cfg.labels not in LOGGED:
-            raise ConfigError(f"task.labels is {cfg.labels!r}; it must be one of {', '.join(LOGGED)}.")
-        names = Augmentation.__dataclass_fields__
-        self.augmentation = Augmentation(**{name: getattr(cfg, name) for name in names})
+        if cfg.labels not in LABELS:
+            raise ConfigError(f"task.labels is {cfg.labels!r}; it must be one of {', '.join(LABELS)}.")
+        self.multi_label = cfg.labels == "multi"
         self.descriptors: list[Label] = []
         self.named: set[str] = set()
         self.forget_scores()
@@ -111,10 +98,10 @@ class EATClassificationTask(ClipTask):
             self.cfg.front_end,
             self.cfg.seed,
             self.cfg.read_timeout,
+            self.augmentations if training else None,
             labels=read_lbl(data / f"{split}.lbl", manifest, labels),
             classes=len(labels),
-            single_label=self.cfg.labels == "single",
-            augmentation=self.augmentation if training else None,
+            multi_label=self.multi_label,
         )
         dataset.split = split
         if training and self.cfg.weights is not None:
@@ -194,13 +181,8 @@ class EATClassificationTask(ClipTask):
         return True
 
     def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """A batch with its filterbank on the device; in training mixed, masked and made noisy, targets alike."""
-        batch = super().prepare_batch(sample)
-        if "drawn" in batch:
-            filterbank = mix(batch["filterbank"].float(), batch["mixing"])
-            batch["filterbank"] = self.augmentation.filterbank(filterbank, batch["drawn"])
-            batch["targets"] = mix(batch["targets"].float(), batch["mixing"])
-        return batch
+        """As :meth:`ClipTask.prepare_batch`; mixing needs targets that are no integers."""
+        return super().prepare_batch({**sample, "targets": sample["targets"].float()})
 
     def blank_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A batch of one silent clip without a label, which counts for nothing."""
@@ -260,8 +242,8 @@ class EATClassificationTask(ClipTask):
         scores = gather_rows(logits.to(self.device)).cpu().numpy()
         clips, first = np.unique(clips, return_index=True)
         targets = dataset.targets(clips)
-        result = measure(scores[first], targets, multi_label=self.cfg.labels == "multi")
-        for name in LOGGED[self.cfg.labels]:
+        result = measure(scores[first], targets, multi_label=self.multi_label)
+        for name in LOGGED[self.multi_label]:
             metrics.log_scalar(name, getattr(result, name), priority=5, round=None)
         if result.without_positives and split not in self.named:
             self.named.add(split)

@@ -14,6 +14,7 @@ from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.tasks import FairseqTask
 from omegaconf import II
 
+from ..data.augmentation import Augmentations, AugmentationSettings
 from ..data.clips import batch_filterbank
 from ..data.manifest import Manifest
 from ..data.normalization import read_normalization
@@ -34,42 +35,30 @@ SCALER_PLACE = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflow
 
 
 @dataclass
-class ClipTaskConfig(FairseqDataclass):
+class ClipTaskConfig(AugmentationSettings, FairseqDataclass):
     """What every task over clips of audio is told."""
 
-    data: str = field(default="", metadata={"help": "folder of the manifests {split}.tsv"})
-    target_length: int = field(
-        default=1024, metadata={"help": "filterbank frames of 10 ms that clips are padded or cut to; a multiple of 16"}
-    )
+    data: str = setting("", "folder of the manifests {split}.tsv")
+    target_length: int = setting(1024, "filterbank frames of 10 ms that clips are padded or cut to; a multiple of 16")
     norm_mean: float | None = field(
         default=None,
         metadata={
             "help": "mean of the training set's filterbank; null: what normalization.json in the data folder says"
         },
     )
-    norm_std: float | None = field(default=None, metadata={"help": "its standard deviation"})
+    norm_std: float | None = setting(None, "its standard deviation")
     spectrogram: str = setting("log_mel", "which front end turns waveforms into what the encoder eats")
-    crop: str = field(default="start", metadata={"help": "what is kept of longer clips: 'start' or 'random'"})
+    crop: str = setting("start", "what is kept of longer clips: 'start' or 'random'")
     front_end: str = field(
         default="device",
         metadata={"help": "where filterbanks are computed: batched on the training 'device', or by the 'workers'"},
     )
-    max_skipped: float = field(
-        default=0.01, metadata={"help": "stop when more than this share of the clips could not be read"}
-    )
-    read_timeout: float = field(
-        default=60.0, metadata={"help": "seconds after which a clip that is still being read is given up; 0: never"}
-    )
-    allow_outside_root: bool = field(
-        default=False, metadata={"help": "whether clips may lie outside the manifest's root folder, as by links"}
-    )
-    process_timeout: float = field(
-        default=1800.0, metadata={"help": "seconds that a process waits for the others before the run ends"}
-    )
-    max_nonfinite: int = field(
-        default=10, metadata={"help": "stop when so many updates in a row had gradients that are not finite"}
-    )
-    rebuild_batches: bool = field(default=True, metadata={"help": "put clips into new batches every epoch"})
+    max_skipped: float = setting(0.01, "stop when more than this fraction of the clips could not be read")
+    read_timeout: float = setting(60.0, "seconds after which a clip that is still being read is given up; 0: never")
+    allow_outside_root: bool = setting(False, "whether clips may lie outside the manifest's root folder, as by links")
+    process_timeout: float = setting(1800.0, "seconds that a process waits for the others before the run ends")
+    max_nonfinite: int = setting(10, "stop when so many updates in a row had gradients that are not finite")
+    rebuild_batches: bool = setting(True, "put clips into new batches every epoch")
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
     max_update: int = II("optimization.max_update")
@@ -100,6 +89,8 @@ class ClipTask(FairseqTask):
             raise ConfigError("only one of task.norm_mean and task.norm_std is set; set both, or neither.")
         kind = choose(FRONT_ENDS, cfg.spectrogram, "task.spectrogram")
         self.front_end = kind(cfg.target_length, mean, std)
+        augmentation = AugmentationSettings.take(cfg)
+        self.augmentations = None if augmentation == AugmentationSettings() else Augmentations(augmentation)
         self.skip_logs: dict[str, SkipLog] = {}
         self.nonfinite = NonfiniteUpdates(cfg.max_nonfinite)
         self.pace = Pace()
@@ -107,7 +98,7 @@ class ClipTask(FairseqTask):
         self.scaler: Any = None
         self.restored_scaler: dict[str, Any] = {}
         if not 0.0 <= cfg.max_skipped <= 1.0:
-            raise ConfigError(f"task.max_skipped is {cfg.max_skipped}; it is a share and must lie in [0, 1].")
+            raise ConfigError(f"task.max_skipped is {cfg.max_skipped}; it is a fraction and must lie in [0, 1].")
 
     @reports_user_errors
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
@@ -124,9 +115,15 @@ class ClipTask(FairseqTask):
         return Manifest(f"{self.cfg.data}/{split}.tsv", self.cfg.allow_outside_root or None)
 
     def build_dataset(self, split: str, manifest: Manifest) -> FairseqClips:
-        """The data set of one split."""
+        """The data set of one split; only the training split is augmented."""
         return FairseqClips(
-            manifest, self.front_end, self.cfg.crop, self.cfg.front_end, self.cfg.seed, self.cfg.read_timeout
+            manifest,
+            self.front_end,
+            self.cfg.crop,
+            self.cfg.front_end,
+            self.cfg.seed,
+            self.cfg.read_timeout,
+            self.augmentations if split == self.cfg.train_subset else None,
         )
 
     @reports_user_errors
@@ -165,8 +162,11 @@ class ClipTask(FairseqTask):
         return super().get_batch_iterator(dataset, *args, **kwargs)
 
     def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """A batch with its filterbank, on the device."""
-        return {**sample, "filterbank": batch_filterbank(sample, self.front_end)}
+        """A batch with its filterbank on the device, augmented where it is to be."""
+        batch = {**sample, "filterbank": batch_filterbank(sample, self.front_end)}
+        if self.augmentations is None or "drawn" not in batch:
+            return batch
+        return self.augmentations.apply({**batch, "filterbank": batch["filterbank"].float()})
 
     def blank_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A batch of one silent clip in place of one whose every clip was skipped.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from EAT.data.augmentation import (
-    DRAWN,
+    AUGMENTATIONS,
     Augmentation,
+    Augmentations,
+    AugmentationSettings,
     add_noise,
     batch_rng,
     draw_span,
@@ -19,7 +24,30 @@ from EAT.data.augmentation import (
 )
 from EAT.errors import ConfigError
 
-EVERYTHING = Augmentation(0.8, 0.9, 0.2, 0.3, True, 10.0, 0.1, 10)
+SETTINGS = AugmentationSettings(
+    mixup_alpha=0.8, mixup_prob=0.9, time_mask=0.2, frequency_mask=0.3, roll=True, gain=10.0, noise=0.1, shift=10
+)
+EVERYTHING, NOTHING = Augmentations(SETTINGS), Augmentations(AugmentationSettings())
+
+
+def test_numbers_and_results_are_those_of_release_1_0() -> None:
+    """Drawn by release 1.0 from the same seeds, with every batch mixed."""
+    stored = json.loads((Path(__file__).parent / "augmentation_1.0.json").read_text())
+    augmentations = Augmentations(AugmentationSettings(**{**vars(SETTINGS), "mixup_prob": 1.0}))
+    waveform = torch.sin(torch.arange(1000) * 0.05)
+    for clip, samples in enumerate(stored["waveforms"]):
+        changed = augmentations.waveform(waveform, np.random.default_rng((1, 2, clip, 1)))
+        assert changed[:4].tolist() == samples
+    clips = [augmentations.draw(np.random.default_rng((1, 2, clip, 2)), 64, 128) for clip in range(3)]
+    assert [[number for numbers in clip.values() for number in numbers] for clip in clips] == stored["drawn"]
+    weights = [augmentations.collate(clips[: len(b)], batch_rng(1, 2, b))["mixup"] for b in ([0, 1, 2], [2, 1])]
+    assert [weight[:, 0].unique().tolist() for weight in weights] == [[weight] for weight in stored["mixing"]]
+    filterbank = torch.sin(torch.arange(3 * 64 * 128) * 0.37).view(3, 1, 64, 128)
+    drawn = augmentations.collate(clips, batch_rng(1, 2, [0, 1, 2]))
+    batch = augmentations.apply({"filterbank": filterbank, "targets": torch.eye(3), "drawn": drawn})
+    assert batch["filterbank"].flatten()[::1777].tolist() == stored["filterbank"]
+    assert batch["filterbank"].double().sum().item() == stored["sum"]
+    assert batch["targets"].tolist() == stored["targets"]
 
 
 @pytest.mark.parametrize("axis", [2, 3])
@@ -50,7 +78,7 @@ def test_spans_are_distributed_as_torchaudios(torchaudio) -> None:
     assert np.abs(masked / len(spans) - theirs.double().mean(dim=0).numpy()).max() < 0.03
 
 
-def test_nothing_is_masked_at_share_zero() -> None:
+def test_nothing_is_masked_at_fraction_zero() -> None:
     assert draw_span(np.random.default_rng(0), 128, 0.0)[1] == 0
 
 
@@ -62,17 +90,19 @@ def test_each_clip_has_its_own_mask() -> None:
 
 def test_mixup_by_hand() -> None:
     batch = torch.tensor([[1.0, 0.0], [2.0, 10.0], [5.0, 20.0]])
-    assert mix(batch, 0.75).tolist() == [[2.0, 5.0], [2.0, 10.0], [4.0, 15.0]]
-    assert mix(batch, 1.0) is batch
+    weights = torch.tensor([0.75, 0.75, 0.75], dtype=torch.float64)
+    assert mix(batch, weights).tolist() == [[2.0, 5.0], [2.0, 10.0], [4.0, 15.0]]
+    assert mix(batch, torch.tensor([1.0, 1.0, 0.5])).tolist() == [[1.0, 0.0], [2.0, 10.0], [3.0, 10.0]]
 
 
 def test_mixing_weights_follow_beta_and_the_probability() -> None:
     rng = np.random.default_rng(0)
-    weights = np.array([EVERYTHING.draw_mixing(rng) for _ in range(20_000)])
+    mixup = EVERYTHING.chain["mixup"]
+    weights = np.array([mixup.draw_for_batch(rng)[0] for _ in range(20_000)])
     mixed = weights[weights != 1.0]
     assert abs(len(mixed) / len(weights) - 0.9) < 0.01
     assert stats.kstest(mixed, stats.beta(0.8, 0.8).cdf).pvalue > 1e-3
-    assert Augmentation().draw_mixing(rng) == 1.0
+    assert NOTHING.chain["mixup"].draw_for_batch(rng) == [1.0]
 
 
 def test_waveforms_are_rolled_and_scaled() -> None:
@@ -87,7 +117,7 @@ def test_waveforms_are_rolled_and_scaled() -> None:
         shifts.append(shift)
     assert stats.kstest(factors, stats.beta(10, 10).cdf).pvalue > 1e-3
     assert stats.chisquare(np.bincount(shifts)).pvalue > 1e-3
-    assert torch.equal(Augmentation().waveform(waveform, np.random.default_rng(0)), waveform)
+    assert torch.equal(NOTHING.waveform(waveform, np.random.default_rng(0)), waveform)
 
 
 def test_noise_is_uniform_up_to_the_clips_level() -> None:
@@ -105,23 +135,24 @@ def test_frames_roll_by_hand() -> None:
 
 
 def test_what_is_drawn_for_a_clip() -> None:
-    drawn = np.array([EVERYTHING.draw(np.random.default_rng(clip), 512, 128) for clip in range(5000)])
-    columns = dict(zip(DRAWN, drawn.T, strict=True))
-    assert columns["time_width"].max() == 102 and columns["bin_width"].max() == 38
-    assert stats.kstest(columns["noise_level"], stats.uniform(0, 0.1).cdf).pvalue > 1e-3
-    assert stats.chisquare(np.bincount((columns["shift"] + 10).astype(int), minlength=21)).pvalue > 1e-3
+    clips = [EVERYTHING.draw(np.random.default_rng(clip), 512, 128) for clip in range(5000)]
+    drawn = {name: np.array([clip[name] for clip in clips]) for name in AUGMENTATIONS}
+    assert drawn["time_mask"][:, 1].max() == 102 and drawn["frequency_mask"][:, 1].max() == 38
+    assert stats.kstest(drawn["noise"][:, 0], stats.uniform(0, 0.1).cdf).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(drawn["shift"][:, 0] + 10, minlength=21)).pvalue > 1e-3
 
 
 def test_filterbanks_are_masked_then_made_noisy_then_rolled() -> None:
     filterbank = torch.full((1, 1, 32, 128), 2.0)
-    drawn = torch.tensor([[4.0, 3, 0, 5, 0.1, 7, 2]], dtype=torch.float64)
-    result = EVERYTHING.filterbank(filterbank, drawn)
+    numbers = {"mixup": [1.0], "time_mask": [4, 3], "frequency_mask": [0, 5], "noise": [0.1, 7], "shift": [2]}
+    drawn = {name: torch.tensor([row], dtype=torch.float64) for name, row in numbers.items()}
+    result = EVERYTHING.apply({"filterbank": filterbank, "drawn": drawn})["filterbank"]
     masked = torch.zeros(32, 128, dtype=torch.bool)
     masked[6:9] = True  # frames 4 to 6, two later
     masked[:, :5] = True
     assert torch.equal(result[0, 0] < 0.1, masked)
     assert torch.equal(result[0, 0] > 2.0, ~masked) and 2.09 < result.max() < 2.1
-    assert torch.equal(Augmentation().filterbank(filterbank, drawn), filterbank)
+    assert torch.equal(NOTHING.apply({"filterbank": filterbank, "drawn": drawn})["filterbank"], filterbank)
 
 
 def test_batches_draw_by_their_clips() -> None:
@@ -132,6 +163,24 @@ def test_batches_draw_by_their_clips() -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"task\.time_mask is 1\.5"):
-        Augmentation(time_mask=1.5)
+        AugmentationSettings(time_mask=1.5)
     with pytest.raises(ConfigError, match=r"task\.mixup_alpha is -1"):
-        Augmentation(mixup_alpha=-1)
+        AugmentationSettings(mixup_alpha=-1)
+    with pytest.raises(ConfigError, match=r"a name in task\.augmentations is 'revrse'; it must be one of mixup, "):
+        AugmentationSettings(augmentations={"revrse": 1.0})
+
+
+def test_a_further_one_leaves_the_others_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Polarity(Augmentation):
+        def draw(self, rng: np.random.Generator, frames: int, bins: int) -> list[float]:
+            return [float(rng.random() < self.settings.augmentations.get("polarity", 0.0))]
+
+        def filterbank(self, filterbank: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+            return filterbank * (1 - 2 * drawn[:, 0].float().view(-1, 1, 1, 1))
+
+    monkeypatch.setitem(AUGMENTATIONS, "polarity", Polarity)
+    more = Augmentations(AugmentationSettings(**{**vars(SETTINGS), "augmentations": {"polarity": 1.0}}))
+    before, after = (a.draw(np.random.default_rng(3), 64, 128) for a in (EVERYTHING, more))
+    assert after == {**before, "polarity": [1.0]}
+    batch = {"filterbank": torch.ones(1, 1, 2, 2), "drawn": {"polarity": torch.tensor([[1.0]])}}
+    assert torch.equal(more.apply(batch)["filterbank"], -torch.ones(1, 1, 2, 2))

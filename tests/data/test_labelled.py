@@ -9,13 +9,17 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from EAT.data.augmentation import Augmentation
+from EAT.data.augmentation import Augmentations, AugmentationSettings
 from EAT.data.labelled import LabelledClips
 from EAT.data.manifest import Manifest
 from EAT.errors import DataError
 from EAT.network.front_end import FrontEnd
 
-EVERYTHING = Augmentation(0.8, 1.0, 0.2, 0.2, True, 10.0, 0.1, 10)
+EVERYTHING = Augmentations(
+    AugmentationSettings(
+        mixup_alpha=0.8, mixup_prob=1.0, time_mask=0.2, frequency_mask=0.2, roll=True, gain=10.0, noise=0.1, shift=10
+    )
+)
 
 
 def clips_of(folder: Path, **changes) -> LabelledClips:
@@ -23,8 +27,8 @@ def clips_of(folder: Path, **changes) -> LabelledClips:
     settings = {
         "labels": [[index % 3] + [3] * (index % 2) for index in range(len(manifest))],
         "classes": 5,
-        "single_label": False,
-        "augmentation": EVERYTHING,
+        "multi_label": True,
+        "augmentations": EVERYTHING,
         **changes,
     }
     return LabelledClips(manifest, FrontEnd(64, -8.0, 5.0), "random", "device", 1, **settings)
@@ -35,9 +39,9 @@ def test_targets_by_hand(clip_manifest: Path) -> None:
 
 
 def equal(one: dict, other: dict) -> bool:
-    return one["mixing"] == other["mixing"] and all(
-        torch.equal(one[key], other[key]) for key in ("waveforms", "lengths", "targets", "drawn")
-    )
+    pairs = [(one[key], other[key]) for key in ("waveforms", "lengths", "targets")]
+    pairs += [(one["drawn"][name], other["drawn"][name]) for name in one["drawn"]]
+    return len(one["drawn"]) == len(other["drawn"]) == 7 and all(torch.equal(*pair) for pair in pairs)
 
 
 def test_workers_and_repetition_change_nothing_and_epochs_everything(clip_manifest: Path) -> None:
@@ -51,33 +55,37 @@ def test_workers_and_repetition_change_nothing_and_epochs_everything(clip_manife
     dataset = clips_of(clip_manifest)
     dataset.set_epoch(4)
     later = dataset.collate([dataset[index] for index in range(4)])
-    assert later["mixing"] != batches[0][0]["mixing"]
-    assert not torch.equal(later["drawn"], batches[0][0]["drawn"])
+    for name in ("mixup", "time_mask", "noise"):
+        assert not torch.equal(later["drawn"][name], batches[0][0]["drawn"][name])
     assert not torch.equal(later["waveforms"], batches[0][0]["waveforms"])
 
 
 def test_a_clip_draws_the_same_in_any_batch(clip_manifest: Path) -> None:
     dataset = clips_of(clip_manifest)
     one, other = dataset.collate([dataset[7], dataset[2]]), dataset.collate([dataset[2]])
-    assert torch.equal(one["drawn"][1], other["drawn"][0])
-    assert one["drawn"].dtype == torch.float64  # float32 would be halved on its way to the device
+    for name in ("time_mask", "frequency_mask", "noise", "shift"):
+        assert torch.equal(one["drawn"][name][1], other["drawn"][name][0])
+        assert one["drawn"][name].dtype == torch.float64  # float32 would be halved on its way to the device
 
 
 def test_without_augmentation_clips_are_as_recorded(clip_manifest: Path) -> None:
-    dataset = clips_of(clip_manifest, augmentation=None)
+    dataset = clips_of(clip_manifest, augmentations=None)
     batch = dataset.collate([dataset[0]])
-    assert "drawn" not in batch and "mixing" not in batch
-    assert torch.equal(dataset[0]["waveform"], clips_of(clip_manifest, augmentation=Augmentation())[0]["waveform"])
+    assert "drawn" not in batch
+    assert torch.equal(
+        dataset[0]["waveform"],
+        clips_of(clip_manifest, augmentations=Augmentations(AugmentationSettings()))[0]["waveform"],
+    )
 
 
 def test_an_empty_batch_still_has_targets(clip_manifest: Path) -> None:
     batch = clips_of(clip_manifest).collate([])
-    assert batch["clips"] == [] and batch["targets"].shape == (0, 5) and batch["drawn"].shape == (0, 7)
+    assert batch["clips"] == [] and batch["targets"].shape == (0, 5) and len(batch["drawn"]["noise"]) == 0
 
 
 def test_several_labels_where_one_is_asked_for(clip_manifest: Path) -> None:
     with pytest.raises(DataError, match=r"ambi_dark_woosh.flac in .*train.tsv has 2 labels"):
-        clips_of(clip_manifest, single_label=True)
+        clips_of(clip_manifest, multi_label=False)
 
 
 def test_labels_take_a_few_bytes_a_clip(clip_manifest: Path) -> None:

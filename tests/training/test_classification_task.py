@@ -73,7 +73,7 @@ def scores_of(checkpoint: Path, data: Path, split: str) -> tuple[np.ndarray, np.
     manifest = Manifest(data / f"{split}.tsv")
     front_end = FrontEnd(task["target_length"], task["norm_mean"], task["norm_std"])
     classes = read_lbl(data / f"{split}.lbl", manifest, labels)
-    clips = LabelledClips(manifest, front_end, labels=classes, classes=len(labels), single_label=False)
+    clips = LabelledClips(manifest, front_end, labels=classes, classes=len(labels), multi_label=True)
     with torch.no_grad():
         rows = [model(batch_filterbank(clips.collate([clips[index]]), front_end)) for index in range(len(clips))]
     return torch.cat(rows).numpy(), clips.targets(range(len(clips)))
@@ -340,7 +340,7 @@ def test_bad_data(multi: Path, tmp_path: Path, caplog, file: str, old: str, new:
         (["criterion.loss=cross_entropy"], "criterion.loss=cross_entropy needs clips with one label each"),
         (["task.labels=single"], "2 labels; one label a clip is what task.labels=single asks for"),
         (["task.norm_mean=1"], "only one of task.norm_mean and task.norm_std is set"),
-        (["task.time_mask=2"], "task.time_mask is 2.0; it is a share"),
+        (["task.time_mask=2"], "task.time_mask is 2.0; it is a fraction"),
     ],
 )
 def test_settings_that_cannot_work(multi: Path, tmp_path: Path, caplog, overrides: list[str], sentence: str) -> None:
@@ -373,7 +373,7 @@ def test_every_epoch_draws_others_by_weight_and_every_process_the_same(multi: Pa
 
 
 def test_only_the_training_split_is_augmented(multi: Path, tmp_path: Path) -> None:
-    task = check(multi, tmp_path, "task.crop=random")
+    task = check(multi, tmp_path, "task.crop=random", "task.gain=10")
     assert task.dataset("train").crop == "random"
-    assert task.dataset("train").augmentation == task.augmentation
-    assert task.dataset("eval").augmentation is None and task.dataset("eval").crop == "start"
+    assert task.dataset("train").augmentations is task.augmentations is not None
+    assert task.dataset("eval").augmentations is None and task.dataset("eval").crop == "start"
