@@ -1,4 +1,4 @@
-"""Import paths of release 1.0 that moved: they work until 2.0, and each says once where it leads now."""
+"""What release 1.0 called otherwise: import paths, which work until 2.0 and say once where they lead, and log keys."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ MOVED = {
     "EAT.resampling": "EAT.audio.resampling",
     "EAT.windows": "EAT.inference.windows",
 }
+
+RENAMED = {
+    "prediction_deviation": "prediction_std",
+    "target_deviation": "target_std",
+    "masked_share": "masked_fraction",
+}
+"""Names that release 1.0 logged, and what they are called now."""
 
 
 class MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -136,4 +136,4 @@ def run(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 1 where some inputs could not be done, 2 for unusable arguments."""
     options = parser().parse_args(arguments)
-    return exit_status(lambda: run(options), stopped="stopped; the same command goes on from here.")
+    return exit_status(lambda: run(options), stopped="stopped; the same command resumes from here.")

@@ -7,13 +7,7 @@ import re
 from pathlib import Path
 
 from ..errors import DataError
-
-RENAMED = {
-    "prediction_deviation": "prediction_std",
-    "target_deviation": "target_std",
-    "masked_share": "masked_fraction",
-}
-"""Names that release 1.0 logged, and what they are called now."""
+from ..moved import RENAMED
 
 _LINE = re.compile(r"\[(?P<tag>train_inner)\]\[INFO\] - (?P<statistics>.*)$")
 _PAIR = re.compile(r"([A-Za-z_][\w.]*)=(\S+?)(?:,|$)")

@@ -74,6 +74,10 @@ def test_training_resumes(written: Path, clip_manifest: Path, tmp_path: Path, pr
         f"checkpoint.save_dir={tmp_path}",
     )  # fmt: skip
     assert run.values("num_updates") == [4, 5]
+    logged = [line for line in run.output.splitlines() if "[train_inner]" in line]
+    assert len(logged) == 2
+    for line in logged:  # the meters of release 1.0 go on under their new names
+        assert "null" not in line and "deviation" not in line and '"target_std": ' in line
     assert all(0 < loss < 1e4 for loss in run.values("loss"))
     moments = torch.load(written / f"pre_{precision}.pt")["last_optimizer_state"]["state"]
     resumed = torch.load(tmp_path / "checkpoint_last.pt")["last_optimizer_state"]["state"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
@@ -16,16 +15,17 @@ import torch
 
 from ...checkpoint.safe import read_torch_file
 from ...errors import CheckpointError
+from ...files import taking_place_of
 
 logger = logging.getLogger("EAT")
 
 LAST, PREVIOUS = "checkpoint_last", "checkpoint_previous"
 NEEDED = ("model", "optimizer_history", "extra_state")
-"""What makes a file a checkpoint that training can go on from."""
+"""What makes a file a checkpoint that training can resume from."""
 
 
-def damage(path: str | os.PathLike[str]) -> str | None:
-    """What keeps training from going on from this file, in words; None for a good checkpoint.
+def corruption(path: str | os.PathLike[str]) -> str | None:
+    """What keeps training from resuming from this file, in words; None for a good checkpoint.
 
     Every byte is read and compared with the checksums that ``torch.save`` wrote; ``torch.load`` does not look at them.
     """
@@ -57,20 +57,20 @@ def newest_good(path: str) -> str:
     Raises:
         CheckpointError: where there is none.
     """
-    problem = damage(path)
+    problem = corruption(path)
     if problem is None:
         return path
     wanted = Path(path)
     if not wanted.name.startswith(LAST):
-        raise CheckpointError(f"training cannot go on from {path}: {problem}.")
-    others = [other for other in wanted.parent.glob("checkpoint*.pt") if other != wanted and damage(other) is None]
+        raise CheckpointError(f"training cannot resume from {path}: {problem}.")
+    others = [other for other in wanted.parent.glob("checkpoint*.pt") if other != wanted and corruption(other) is None]
     if not others:
         raise CheckpointError(
-            f"training cannot go on from {path}: {problem}; there is no other good checkpoint beside it. "
+            f"training cannot resume from {path}: {problem}; there is no other good checkpoint beside it. "
             "Remove the file to start anew, or set checkpoint.restore_file to one that is kept elsewhere."
         )
     chosen = max(others, key=lambda other: (updates(other), other.stat().st_mtime))
-    logger.error(f"{path} is damaged ({problem}); going on from {chosen}, after {updates(chosen)} updates")
+    logger.error(f"{path} is damaged ({problem}); resuming from {chosen}, after {updates(chosen)} updates")
     return str(chosen)
 
 
@@ -94,14 +94,13 @@ def _keep_previous(target: Path) -> None:
     if not target.name.startswith(LAST) or not target.exists():
         return
     previous = target.with_name(target.name.replace(LAST, PREVIOUS, 1))
-    name = previous.with_name(f".{previous.name}.{os.getpid()}.partial")
-    name.unlink(missing_ok=True)
-    try:
-        os.link(target, name)  # checkpoints are never written in place, so a second name is as good as a copy
-    except OSError:  # a file system without links
-        shutil.copyfile(target, name)
-        _sync(name)
-    os.replace(name, previous)
+    with taking_place_of(previous) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(target, partial)  # checkpoints are never written in place, so a second name is as good as a copy
+        except OSError:  # a file system without links
+            shutil.copyfile(target, partial)
+            _sync(partial)
 
 
 def put_in_place(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
@@ -118,23 +117,19 @@ def put_in_place(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> 
         CheckpointError: where that is not possible; what was there before is unchanged.
     """
     target = Path(path).absolute()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         for left in target.parent.glob(f".{target.name}.*.partial"):  # by a process that was killed
             left.unlink(missing_ok=True)
-        write(partial)
-        _sync(partial)
-        problem = damage(partial)
-        if problem is not None:
-            raise CheckpointError(f"{target} cannot be written: read back, {problem}.")
-        _keep_previous(target)
-        os.replace(partial, target)
+        with taking_place_of(target) as partial:
+            write(partial)
+            _sync(partial)
+            problem = corruption(partial)
+            if problem is not None:
+                raise CheckpointError(f"{target} cannot be written: read back, {problem}.")
+            _keep_previous(target)
         _sync(target.parent)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{target} cannot be written ({_reason(error)}).") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def save(content: dict[str, Any], path: str) -> None:

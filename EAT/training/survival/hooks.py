@@ -26,9 +26,10 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from ...errors import CheckpointError, TrainingError
+from ...moved import RENAMED
 from ..fairseq_support import reports_user_errors
 from . import checkpoints
-from .stopping import STOPPED, end_reading_processes, stop
+from .stopping import STOPPED, end_dataloader_workers, stop
 
 logger = logging.getLogger("EAT")
 
@@ -66,7 +67,7 @@ def install() -> None:
         setattr(owner, name, wrap(getattr(owner, name)))
     PathManager.copy = staticmethod(_copied_whole(PathManager.copy))  # type: ignore[method-assign]
     stop.install()
-    atexit.register(end_reading_processes)
+    atexit.register(end_dataloader_workers)
 
 
 def _written_whole(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,13 +138,13 @@ def _falls_back(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return original(self, filename, *args, **kwargs)
         except Exception as error:
-            _blame_another_rank(error, "while it read the checkpoint")
+            _explain_lost_process(error, "while it read the checkpoint")
             if type(error) not in (AssertionError, Exception):  # what fairseq raises for what does not fit
                 raise
             cause = " ".join(str(error.__context__ or error).split())[:300]
             raise CheckpointError(
-                f"training cannot go on from {filename}: it does not fit these settings ({cause}). Use the settings it "
-                "was written with, or give another folder as checkpoint.save_dir."
+                f"training cannot resume from {filename}: it does not fit these settings ({cause}). Use the settings "
+                "it was written with, or give another folder as checkpoint.save_dir."
             ) from None
 
     return load
@@ -157,7 +158,7 @@ def _limit_waiting(seconds: float) -> None:
 
 
 def _with_plain_settings(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Without it, no run of several processes could be resumed.
+    """Without it, no run of several processes could be resumed, and one of release 1.0 would log empty meters.
 
     The first process sends what it read to the others, who refuse to unpickle the settings' class.
     """
@@ -167,6 +168,9 @@ def _with_plain_settings(original: Callable[..., Any]) -> Callable[..., Any]:
         state = original(*args, **kwargs)
         if OmegaConf.is_config(state.get("cfg")):
             state["cfg"] = OmegaConf.to_container(state["cfg"])
+        meters = state.get("extra_state", {}).get("metrics", {})
+        for name, kept in meters.items():
+            meters[name] = [(priority, RENAMED.get(key, key), *rest) for priority, key, *rest in kept]
         return state
 
     return load
@@ -237,7 +241,7 @@ def _save_and_leave(cfg: Any, trainer: Any, epoch_itr: Any) -> None:
         dist.barrier()
     logger.warning(
         f"the run was told to stop; {saved}, {cfg.checkpoint.save_dir}, after {trainer.get_num_updates()} updates. "
-        f"The same command goes on from there. Exit status {STOPPED}."
+        f"The same command resumes from there. Exit status {STOPPED}."
     )
     raise SystemExit(STOPPED)
 
@@ -252,12 +256,12 @@ def _save_at_last(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> None
             return
     raise CheckpointError(
         f"the run's end could not be saved in {cfg.checkpoint.save_dir}; make room there and run the same command "
-        "again, which goes on from the last checkpoint."
+        "again, which resumes from the last checkpoint."
     )
 
 
 def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Without it, the death of a reading process or of another rank is a traceback that names neither file nor rank."""
+    """Without it, the death of a DataLoader worker or of another rank is a traceback without a file or a rank."""
 
     @functools.wraps(original)
     @reports_user_errors
@@ -269,24 +273,24 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
             if "DataLoader worker" in str(error) or not isinstance(error, RuntimeError):
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or the data loader raises once more, in here
                 blamed = task.datasets[task.cfg.train_subset].explain_crash(str(error))
-                end_reading_processes()
+                end_dataloader_workers()
                 raise TrainingError(blamed) from None
-            _blame_another_rank(error, f"after {trainer.get_num_updates()} updates")
+            _explain_lost_process(error, f"after {trainer.get_num_updates()} updates")
             raise
         except KeyboardInterrupt:
             if multiprocessing.parent_process() is not None:
                 raise  # the process that started this one deals with it
             logger.info(
-                f"stopped by Ctrl-C after {trainer.get_num_updates()} updates; the same command goes on from the last "
+                f"stopped by Ctrl-C after {trainer.get_num_updates()} updates; the same command resumes from the last "
                 f"checkpoint in {cfg.checkpoint.save_dir} (SIGTERM instead saves before it stops)."
             )
-            end_reading_processes()
+            end_dataloader_workers()
             raise SystemExit(130) from None
 
     return train
 
 
-def _blame_another_rank(error: Exception, when: str) -> None:
+def _explain_lost_process(error: Exception, when: str) -> None:
     """Raise TrainingError where an error says that another process is gone."""
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "gloo", "NCCL")
     if not dist.is_initialized() or not isinstance(error, RuntimeError):

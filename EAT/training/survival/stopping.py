@@ -62,8 +62,8 @@ stop = StopRequest()
 """The one of this process."""
 
 
-def end_reading_processes() -> None:
-    """End the processes that read data for this one.
+def end_dataloader_workers() -> None:
+    """End this process's DataLoader workers.
 
     The signals above do not reach them, so that a signal to the whole job does not end them before the run was saved;
     asked with SIGTERM at the interpreter's exit, one that hangs would keep this process from ending.

@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["EAT.audio", "EAT.data", "EAT.training.
     from EAT.data.normalization import read_normalization
     from EAT.data.sampling import read_weights
     from EAT.errors import EATError
-    from EAT.training.survival.checkpoints import damage
+    from EAT.training.survival.checkpoints import corruption
 
 FOLDER = Path(tempfile.mkdtemp())
 
@@ -49,7 +49,7 @@ READERS = (
     ("read.lbl", lambda path: read_lbl(path, CLIPS, LABELS)),
     ("normalization.json", lambda path: read_normalization(path.parent)),
     ("weights.txt", lambda path: read_weights(path, CLIPS)),
-    ("read.pt", damage),
+    ("read.pt", corruption),
     ("other.pt", read_checkpoint),
 )
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from EAT.errors import CheckpointError
-from EAT.training.survival.checkpoints import copy, damage, newest_good, save
+from EAT.training.survival.checkpoints import copy, corruption, newest_good, save
 
 from ...conftest import ROOT
 
@@ -58,7 +58,7 @@ def test_a_flipped_bit_is_found_wherever_it_matters(tmp_path: Path, place: float
     flipped = bytearray(path.read_bytes())
     flipped[int(place * len(flipped))] ^= 1 << bit
     path.write_bytes(flipped)
-    if damage(path) is None:  # in a part of the file that holds nothing
+    if corruption(path) is None:  # in a part of the file that holds nothing
         loaded = torch.load(path, weights_only=True)
         assert torch.equal(loaded.pop("model")["weight"], whole.pop("model")["weight"]) and loaded == whole
 
@@ -69,7 +69,7 @@ def test_a_truncated_checkpoint_is_found(tmp_path: Path, share: float) -> None:
     path = tmp_path / "checkpoint_last.pt"
     torch.save(content(7), path)
     os.truncate(path, int(share * path.stat().st_size))
-    assert damage(path) is not None
+    assert corruption(path) is not None
 
 
 def test_the_newest_good_one_takes_the_place_of_a_damaged_one(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_no_good_one_left_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     named = tmp_path / "mine.pt"
     named.write_bytes(b"PK")
     save(content(1), str(tmp_path / "checkpoint_1_1.pt"))
-    with pytest.raises(CheckpointError, match=r"cannot go on from .*mine\.pt"):  # what the user named is not replaced
+    with pytest.raises(CheckpointError, match=r"cannot resume from .*mine\.pt"):  # what the user named is not replaced
         newest_good(str(named))
 
 
@@ -112,7 +112,7 @@ def test_checking_runs_no_pickle(tmp_path: Path) -> None:
     for write in (lambda: torch.save(bomb, last), lambda: last.write_bytes(pickle.dumps(bomb))):
         write()
         (tmp_path / "ran").unlink(missing_ok=True)
-        assert damage(last) is not None
+        assert corruption(last) is not None
         assert not (tmp_path / "ran").exists()
 
 
@@ -160,7 +160,7 @@ def test_a_writer_killed_again_and_again_leaves_a_good_checkpoint(tmp_path: Path
         writer.wait()
         writer.stdout.close()
         interrupted += bool(list(tmp_path.glob(".*.partial")))
-        assert damage(last) is None and held(last) >= reached
-        assert damage(tmp_path / "checkpoint_previous.pt") is None or attempt == 0
+        assert corruption(last) is None and held(last) >= reached
+        assert corruption(tmp_path / "checkpoint_previous.pt") is None or attempt == 0
         reached = held(last)
     assert interrupted

@@ -20,7 +20,7 @@ import pytest
 import soundfile
 import torch
 
-from EAT.training.survival.checkpoints import damage
+from EAT.training.survival.checkpoints import corruption
 
 from ...fairseq_runs import Run, train
 from .conftest import FIGURES
@@ -85,7 +85,7 @@ def live_and_die(folder: Path, data: Path, kills: int) -> tuple[str, int]:
         assert died.status == -signal.SIGKILL
         during_save += bool(list(folder.glob(".*.partial")))
         for name in ("checkpoint_last.pt", "checkpoint_previous.pt"):
-            assert not (folder / name).exists() or damage(folder / name) is None
+            assert not (folder / name).exists() or corruption(folder / name) is None
         output += died.output
     return output + train("pretraining_AS2M", *common).output, during_save
 
@@ -155,12 +155,12 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_newest_good_one(
     flipped[len(flipped) // 2] ^= 1
     last.write_bytes(flipped)
     run = train("pretraining_AS2M", *common)
-    assert f"{last} is damaged (the checksum of" in run.output and f"going on from {previous}" in run.output
+    assert f"{last} is damaged (the checksum of" in run.output and f"resuming from {previous}" in run.output
     assert_same_end(tmp_path / "run", undisturbed[0])
     for path in (last, previous):
         os.truncate(path, 1000)
     run = train("pretraining_AS2M", *common, expect=1)
-    assert f"training cannot go on from {last}" in run.output and "Traceback" not in run.output
+    assert f"training cannot resume from {last}" in run.output and "Traceback" not in run.output
 
 
 def test_a_full_disk_does_not_end_the_run(clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run]) -> None:
@@ -367,5 +367,5 @@ def test_no_pickle_runs_in_training(
             "optimization.max_update=3",
             expect=1,
         )
-        assert "training cannot go on from" in run.output and "Traceback" not in run.output
+        assert "training cannot resume from" in run.output and "Traceback" not in run.output
         assert not (tmp_path / "ran").exists()

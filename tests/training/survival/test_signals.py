@@ -1,4 +1,4 @@
-"""Signals to a whole job: it ends as it should, whatever its reading processes are doing."""
+"""Signals to a whole job: it ends as it should, whatever its DataLoader workers are doing."""
 
 from __future__ import annotations
 
@@ -44,4 +44,4 @@ def test_ctrl_c_ends_in_a_sentence(clip_manifest: Path, tmp_path: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     stopped = signalled(signal.SIGINT, clip_manifest, tmp_path, "dataset.num_workers=2")
     assert stopped.status == 130 and "Traceback" not in stopped.output, stopped.output[-3000:]
-    assert f"goes on from the last checkpoint in {tmp_path}" in stopped.output
+    assert f"resumes from the last checkpoint in {tmp_path}" in stopped.output
