@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,9 @@ from torch.nn import Parameter
 
 from ..network.settings import setting
 from .fairseq_support import reports_user_errors
-from .parameter_groups import DECAYED, parameter_groups
+from .parameter_groups import DECAYED, decayed_by, parameter_groups
+
+logger = logging.getLogger("EAT")
 
 FLOAT32_PARAMETERS = "float32_parameters"
 
@@ -44,7 +47,7 @@ class EATAdamWConfig(FairseqDataclass):
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95], metadata={"help": "decay of the two moments"})
     eps: float = setting(1e-8, "added to the root of the second moment")
     weight_decay: float = setting(0.05, "decoupled weight decay")
-    decayed: str = setting("matrices", f"what weight decay acts on: one of {', '.join(DECAYED)}")
+    decayed: str = setting("all", f"what weight decay acts on: one of {', '.join(DECAYED)}")
     lr: list[float] = II("optimization.lr")
 
 
@@ -55,7 +58,7 @@ class EATAdamW(FairseqOptimizer):
     @reports_user_errors
     def __init__(self, cfg: EATAdamWConfig, params: Iterable[Parameter]) -> None:
         super().__init__(cfg)
-        parameters = list(params)
+        self._parameters = parameters = list(params)
         first, second = cfg.betas
         self._lr = float(cfg.lr[0])
         self._optimizer = torch.optim.AdamW(
@@ -101,8 +104,17 @@ class EATAdamW(FairseqOptimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
-        """Restore what :meth:`state_dict` saved."""
+        """Restore what :meth:`state_dict` saved. What the checkpoint's run decayed is decayed on."""
         saved = state_dict.pop(FLOAT32_PARAMETERS, [])
+        rules = decayed_by(state_dict["param_groups"], self._parameters)
+        if rules and self.cfg.decayed not in rules:
+            logger.warning(
+                f"the checkpoint was trained with optimizer.decayed={rules[0]}, which stays, not {self.cfg.decayed}"
+            )
+            groups = parameter_groups(self._parameters, self.cfg.weight_decay, rules[0])
+            self.param_groups.clear()
+            for group in groups:
+                self._optimizer.add_param_group(group)
         super().load_state_dict(state_dict, optimizer_overrides)
         with torch.no_grad():
             for master, value in zip(self._masters() if saved else [], saved, strict=True):

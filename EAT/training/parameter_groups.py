@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ def matrices(name: str, parameter: Tensor) -> bool:
     return parameter.ndim > 1 and not name.endswith(".bias")
 
 
-DECAYED: dict[str, Callable[[str, Tensor], bool]] = {"matrices": matrices, "all": lambda name, parameter: True}
+DECAYED: dict[str, Callable[[str, Tensor], bool]] = {"all": lambda name, parameter: True, "matrices": matrices}
 """The choices of ``optimizer.decayed``: which parameters weight decay acts on, by name and value."""
 
 
@@ -37,7 +37,7 @@ def mark_parameters(model: nn.Module, lr_scale: Callable[[str], float] = lambda 
 
 
 def parameter_groups(
-    parameters: Iterable[Parameter], weight_decay: float, decayed: str = "matrices"
+    parameters: Iterable[Parameter], weight_decay: float, decayed: str = "all"
 ) -> list[dict[str, Any]]:
     """Groups for ``torch.optim``: one for each learning rate and weight decay, in the order in which they first appear.
 
@@ -59,3 +59,12 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def decayed_by(groups: Sequence[Mapping[str, Any]], parameters: Sequence[Parameter]) -> list[str]:
+    """The choices of :data:`DECAYED` that divide ``parameters`` into ``groups`` of these sizes, as a checkpoint has."""
+
+    def sizes(groups: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+        return [(len(group["params"]), group["lr_scale"]) for group in groups]
+
+    return [name for name in DECAYED if sizes(parameter_groups(parameters, 1.0, name)) == sizes(groups)]

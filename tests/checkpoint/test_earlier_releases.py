@@ -79,6 +79,9 @@ def test_training_resumes(written: Path, clip_manifest: Path, tmp_path: Path, pr
     for line in logged:  # the meters of release 1.0 go on under their new names
         assert "null" not in line and "deviation" not in line and '"target_std": ' in line
     assert all(0 < loss < 1e4 for loss in run.values("loss"))
+    assert "was trained with optimizer.decayed=matrices, which stays, not all" in run.output
+    groups = torch.load(tmp_path / "checkpoint_last.pt")["last_optimizer_state"]["param_groups"]
+    assert sorted(group["weight_decay"] for group in groups) == [0.0, 0.05]
     moments = torch.load(written / f"pre_{precision}.pt")["last_optimizer_state"]["state"]
     resumed = torch.load(tmp_path / "checkpoint_last.pt")["last_optimizer_state"]["state"]
     assert {len(moments), len(resumed)} == {len(moments)} and {float(s["step"]) for s in resumed.values()} == {5.0}

@@ -20,10 +20,13 @@ def build(**settings) -> EATClassificationModel:
     )
 
 
-def test_rates_and_decay_of_every_tensor_of_the_base_model() -> None:
+@pytest.mark.parametrize("decayed", ["all", "matrices"])
+def test_rates_and_decay_of_every_tensor_of_the_base_model(decayed: str) -> None:
     with torch.device("meta"):
         model = build(num_classes=527, layer_decay=0.65)
-    config = OmegaConf.merge(OmegaConf.structured(EATAdamWConfig), {"lr": [5e-5], "weight_decay": 0.05})
+    config = OmegaConf.merge(
+        OmegaConf.structured(EATAdamWConfig), {"lr": [5e-5], "weight_decay": 0.05, "decayed": decayed}
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim, "AdamW", without_fused(torch.optim.AdamW))  # no fused kernel on meta tensors
         optimizer = EATAdamW(config, model.parameters())
@@ -36,7 +39,7 @@ def test_rates_and_decay_of_every_tensor_of_the_base_model() -> None:
         expected = 0.65 ** (12 - int(block[1])) if block else 1.0
         assert group["lr"] == pytest.approx(2e-5 * expected, rel=1e-12), name
         one_dimensional = len(parameter.shape) == 1 or name.endswith("bias")
-        assert group["weight_decay"] == (0.0 if one_dimensional else 0.05), name
+        assert group["weight_decay"] == (0.0 if one_dimensional and decayed == "matrices" else 0.05), name
         table.append(f"{name:45s} lr x {group['lr_scale']:.6f}  decay {group['weight_decay']}")
     assert not groups and len(table) == 5 + 12 * 12 + 4
     print("\n".join(table))
