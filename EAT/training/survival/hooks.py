@@ -202,6 +202,8 @@ def _skips_nonfinite(original: Callable[..., Any]) -> Callable[..., Any]:
         scale = getattr(scaler, "loss_scale", None) if scaler is not None else None
         if scaler is not None and scale is None:
             scale = scaler.get_scale()
+        if hasattr(self.optimizer, "_multiply_factor"):
+            self.optimizer._multiply_factor = 1.0  # else reset by a step alone, so that later gradients were NaN or 0
         watch.failed(self.get_num_updates() + 1, scale)
         return torch.zeros((), device=self.device)
 
