@@ -161,12 +161,13 @@ class EATClassificationTask(ClipTask):
         path = Path(saving.restore_file)
         if saving.restore_file == "checkpoint_last.pt":
             path = Path(saving.save_dir) / saving.restore_file
-        if not path.is_file():
-            return False
         try:
             restored = read_checkpoint(path)
-        except CheckpointError:  # damaged: what the trainer will resume from in its place
-            restored = read_checkpoint(newest_good(str(path)))
+        except CheckpointError:  # damaged or missing: what the trainer will resume from in its place, if anything
+            path = Path(newest_good(str(path)))
+            if not path.is_file():
+                return False
+            restored = read_checkpoint(path)
         if not isinstance(restored.settings, ClassifierSettings) or restored.format != "eat":
             raise CheckpointError(
                 f"{path} cannot be resumed by fine-tuning, it is a {restored.format} {restored.kind} checkpoint; "

@@ -20,15 +20,59 @@ from ...files import taking_place_of
 logger = logging.getLogger("EAT")
 
 LAST, PREVIOUS = "checkpoint_last", "checkpoint_previous"
-NEEDED = ("model", "optimizer_history", "extra_state")
-"""What makes a file a checkpoint that training can resume from."""
+NEEDED: dict[str, Any] = {
+    "model": dict,
+    "optimizer_history": [{"num_updates": int, "criterion_name": str, "optimizer_name": str}],
+    "extra_state": {"train_iterator": {"epoch": int, "iterations_in_epoch": int, "shuffle": bool}},
+    "last_optimizer_state": {"state": dict, "param_groups": [dict]},
+}
+"""What makes a file a checkpoint that training can resume from; lists are not empty and numbers not negative."""
+TASK_STATE: dict[str, Any] = {"nonfinite": {"total": int, "in_row": int}, "scaler": dict}
 
 
-def corruption(path: str | os.PathLike[str]) -> str | None:
+def _misfit(value: Any, wanted: Any, name: str) -> str | None:
+    """What of ``value`` is not as wanted, in words; None where all of it is."""
+    kind: type = wanted if isinstance(wanted, type) else type(wanted)
+    parts: dict[str, Any] = wanted if isinstance(wanted, dict) else {}
+    if type(value) is not kind and not (kind is dict and isinstance(value, dict)):
+        return f"its {name} is no {kind.__name__}"
+    if kind is int and value < 0:
+        return f"its {name} is {value}"
+    if isinstance(wanted, list):
+        return f"its {name} is empty" if not value else _misfit(value[-1], wanted[0], name)
+    for key, part in parts.items():
+        problem = _misfit(value[key], part, f"{name}.{key}") if key in value else f"it holds no {name}.{key}"
+        if problem is not None:
+            return problem
+    return None
+
+
+def _incomplete(content: dict[str, Any], with_optimizer: bool) -> str | None:
+    """What a run would miss in a checkpoint's content, in words."""
+    for name, wanted in NEEDED.items():
+        if name == "last_optimizer_state" and not with_optimizer:
+            continue
+        problem = _misfit(content[name], wanted, name) if name in content else f"it holds no {name!r}"
+        if problem is not None:
+            return f"{problem}, so it is no training checkpoint"
+    for name, state in content["extra_state"].items():
+        problem = _misfit(state, TASK_STATE, name) if name.startswith("EAT") else None
+        if problem is not None:
+            return problem
+    return None
+
+
+def corruption(path: str | os.PathLike[str], with_optimizer: bool = True) -> str | None:
     """What keeps training from resuming from this file, in words; None for a good checkpoint.
 
     Every byte is read and compared with the checksums that ``torch.save`` wrote; ``torch.load`` does not look at them.
+
+    Args:
+        path: the file.
+        with_optimizer: whether the optimiser's state is needed.
     """
+    if not os.path.isfile(path):
+        return "it is no file" if os.path.lexists(path) else "it is missing"
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -40,8 +84,7 @@ def corruption(path: str | os.PathLike[str]) -> str | None:
         return str(error).rstrip(".")
     except (OSError, RuntimeError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         return f"it cannot be read ({error})"
-    missing = [name for name in NEEDED if name not in content]
-    return f"it holds no {missing[0]!r}, so it is no training checkpoint" if missing else None
+    return _incomplete(content, with_optimizer)
 
 
 def updates(path: str | os.PathLike[str]) -> int:
@@ -49,28 +92,34 @@ def updates(path: str | os.PathLike[str]) -> int:
     return int(read_torch_file(str(path))["optimizer_history"][-1]["num_updates"])
 
 
-def newest_good(path: str) -> str:
-    """The checkpoint to resume from: ``path``; where that is damaged, the good one beside it with the most updates.
+def newest_good(path: str, with_optimizer: bool = True) -> str:
+    """The checkpoint to resume from: ``path``; where that is no good one, the good one beside it with the most updates.
 
     Only a run's own last checkpoint is replaced so; a file that the user named must be good.
 
+    Returns:
+        The file; ``path`` itself, which is not there, in a folder without checkpoints, where a new run begins.
+
     Raises:
-        CheckpointError: where there is none.
+        CheckpointError: where there is none, although there are checkpoints.
     """
-    problem = corruption(path)
-    if problem is None:
+    problem, wanted = corruption(path, with_optimizer), Path(path)
+    if wanted.is_dir():
+        raise CheckpointError(f"{path} is a folder, where the run's last checkpoint belongs; move it away.")
+    beside = [other for other in wanted.parent.glob("checkpoint*.pt") if other != wanted]
+    if problem is None or (wanted.name.startswith(LAST) and not beside and not os.path.lexists(path)):
         return path
-    wanted = Path(path)
     if not wanted.name.startswith(LAST):
         raise CheckpointError(f"training cannot resume from {path}: {problem}.")
-    others = [other for other in wanted.parent.glob("checkpoint*.pt") if other != wanted and corruption(other) is None]
+    others = [other for other in beside if corruption(other, with_optimizer) is None]
     if not others:
         raise CheckpointError(
             f"training cannot resume from {path}: {problem}; there is no other good checkpoint beside it. "
-            "Remove the file to start anew, or set checkpoint.restore_file to one that is kept elsewhere."
+            f"Remove {'these checkpoints' if beside else 'the file'} to start anew, or set checkpoint.restore_file to "
+            "one that is kept elsewhere."
         )
     chosen = max(others, key=lambda other: (updates(other), other.stat().st_mtime))
-    logger.error(f"{path} is damaged ({problem}); resuming from {chosen}, after {updates(chosen)} updates")
+    logger.error(f"{path} cannot be used ({problem}); resuming from {chosen}, after {updates(chosen)} updates")
     return str(chosen)
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,8 +134,13 @@ def _falls_back(original: Callable[..., Any]) -> Callable[..., Any]:
     @reports_user_errors
     def load(self: Trainer, filename: str, *args: Any, **kwargs: Any) -> Any:
         _limit_waiting(getattr(self.task.cfg, "process_timeout", 0.0))
-        if self.data_parallel_rank == 0 and os.path.isfile(filename):
-            filename = checkpoints.newest_good(filename)
+        if self.cfg.checkpoint.restore_file != "checkpoint_last.pt" and not os.path.isfile(filename):
+            raise CheckpointError(f"checkpoint.restore_file={filename} is not there; give the file to resume from.")
+        if self.data_parallel_rank == 0:
+            reset_optimizer = args[0] if args else kwargs.get("reset_optimizer", False)
+            filename = checkpoints.newest_good(filename, with_optimizer=not reset_optimizer)
+        elif not os.path.isfile(filename):  # the others only have to know that there is a checkpoint
+            filename = str(next(Path(filename).parent.glob("checkpoint*.pt"), filename))
         try:
             return original(self, filename, *args, **kwargs)
         except Exception as error:
@@ -263,11 +269,20 @@ def _save_at_last(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> None
 
 
 def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Without it, the death of a DataLoader worker or of another rank is a traceback without a file or a rank."""
+    """Without it, the death of a DataLoader worker or of another rank is a traceback without a file or a rank, and a
+    finished run makes one more update each time that it is started.
+    """
 
     @functools.wraps(original)
     @reports_user_errors
     def train(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
+        done, wanted = trainer.get_num_updates(), cfg.optimization.max_update
+        if wanted and done >= wanted:
+            logger.info(
+                f"the run in {cfg.checkpoint.save_dir} is finished, with {done} updates; a higher "
+                "optimization.max_update would go on with it."
+            )
+            return [None], True
         try:
             return original(cfg, trainer, task, epoch_itr)
         except (RuntimeError, ConnectionError, EOFError) as error:

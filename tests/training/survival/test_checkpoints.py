@@ -24,8 +24,12 @@ from ...conftest import ROOT
 def content(updates: int, size: int = 1000) -> dict:
     return {
         "model": {"weight": torch.full((size,), float(updates))},
-        "optimizer_history": [{"num_updates": updates}],
-        "extra_state": {"train_iterator": {"epoch": 1}},
+        "optimizer_history": [{"num_updates": updates, "criterion_name": "C", "optimizer_name": "O"}],
+        "extra_state": {
+            "train_iterator": {"epoch": 1, "iterations_in_epoch": 0, "shuffle": True},
+            "EATPretrainingTask": {"nonfinite": {"total": 0, "in_row": 0}, "scaler": {}},
+        },
+        "last_optimizer_state": {"state": {}, "param_groups": [{}]},
     }
 
 
@@ -84,6 +88,55 @@ def test_the_newest_good_one_takes_the_place_of_a_damaged_one(tmp_path: Path) ->
         assert held(newest_good(str(last))) == expected
     torch.save({"model": {}}, tmp_path / "checkpoint_9_90.pt")  # whole, but nothing to go on from
     assert held(newest_good(str(last))) == 20
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (["optimizer_history"], [], "its optimizer_history is empty"),
+        (["optimizer_history"], "abc", "its optimizer_history is no list"),
+        (["optimizer_history", 0, "num_updates"], "abc", "its optimizer_history.num_updates is no int"),
+        (["optimizer_history", 0, "num_updates"], -3, "its optimizer_history.num_updates is -3"),
+        (["optimizer_history", 0, "num_updates"], True, "its optimizer_history.num_updates is no int"),
+        (["extra_state", "train_iterator"], None, "its extra_state.train_iterator is no dict"),
+        (["extra_state", "train_iterator", "epoch"], 1.5, "its extra_state.train_iterator.epoch is no int"),
+        (["extra_state", "train_iterator"], {"epoch": 1}, "it holds no extra_state.train_iterator.iterations_in_epoch"),
+        (["extra_state", "EATPretrainingTask"], [1], "its EATPretrainingTask is no dict"),
+        (["extra_state", "EATPretrainingTask", "nonfinite", "total"], "x", "its EATPretrainingTask.nonfinite.total"),
+        (["extra_state", "EATPretrainingTask", "scaler"], 3, "its EATPretrainingTask.scaler is no dict"),
+        (["last_optimizer_state"], None, "its last_optimizer_state is no dict"),
+        (["last_optimizer_state", "param_groups"], [], "its last_optimizer_state.param_groups is empty"),
+        (["model"], [1], "its model is no dict"),
+    ],
+)
+def test_a_malformed_state_is_found_and_replaced(tmp_path: Path, path: list, value: object, problem: str) -> None:
+    last = tmp_path / "checkpoint_last.pt"
+    whole = content(9)
+    save(whole, str(last))
+    *parents, key = path
+    part = whole
+    for parent in parents:
+        part = part[parent]
+    part[key] = value
+    torch.save(whole, last)
+    assert str(corruption(last)).startswith(problem)
+    save(content(7), str(tmp_path / "checkpoint_1_7.pt"))
+    assert held(newest_good(str(last))) == 7
+
+
+def test_the_optimisers_state_is_needed_unless_it_is_reset(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint_last.pt"
+    torch.save({key: value for key, value in content(3).items() if key != "last_optimizer_state"}, path)
+    with pytest.raises(CheckpointError, match="it holds no 'last_optimizer_state'"):
+        newest_good(str(path))
+    assert newest_good(str(path), with_optimizer=False) == str(path)
+
+
+def test_an_empty_folder_is_where_a_run_begins(tmp_path: Path) -> None:
+    last = str(tmp_path / "checkpoint_last.pt")
+    assert newest_good(last) == last
+    with pytest.raises(CheckpointError, match="it is missing"):
+        newest_good(str(tmp_path / "mine.pt"))
 
 
 def test_no_good_one_left_is_an_error_with_a_way_out(tmp_path: Path) -> None:

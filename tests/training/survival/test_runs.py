@@ -155,12 +155,54 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_newest_good_one(
     flipped[len(flipped) // 2] ^= 1
     last.write_bytes(flipped)
     run = train("pretraining_AS2M", *common)
-    assert f"{last} is damaged (the checksum of" in run.output and f"resuming from {previous}" in run.output
+    assert f"{last} cannot be used (the checksum of" in run.output and f"resuming from {previous}" in run.output
     assert_same_end(tmp_path / "run", undisturbed[0])
     for path in (last, previous):
         os.truncate(path, 1000)
     run = train("pretraining_AS2M", *common, expect=1)
     assert f"training cannot resume from {last}" in run.output and "Traceback" not in run.output
+
+
+@pytest.mark.parametrize("what", ["missing", "folder", "fifo", "link"])
+def test_a_run_never_starts_over_where_there_is_a_good_checkpoint(
+    clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run], what: str
+) -> None:
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    last, previous = tmp_path / "run" / "checkpoint_last.pt", tmp_path / "run" / "checkpoint_previous.pt"
+    last.unlink()
+    make = {"folder": last.mkdir, "fifo": lambda: os.mkfifo(last), "link": lambda: last.symlink_to("nowhere")}
+    make.get(what, lambda: None)()
+    run = train(
+        "pretraining_AS2M",
+        *SMALLEST,
+        f"task.data={clip_manifest}",
+        f"checkpoint.save_dir={tmp_path}/run",
+        f"optimization.max_update={UPDATES}",
+        expect=1 if what == "folder" else 0,
+    )
+    if what == "folder":
+        assert f"{last} is a folder, where the run's last checkpoint belongs; move it away." in run.output
+        return
+    said = "it is missing" if what == "missing" else "it is no file"
+    assert f"{last} cannot be used ({said}); resuming from {previous}" in run.output
+    assert min(losses(run.output)) > 1
+    assert_same_end(tmp_path / "run", undisturbed[0])
+
+
+def test_a_finished_run_says_so_and_changes_nothing(
+    clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run]
+) -> None:
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "run").glob("*.pt")}
+    given = (*SMALLEST, f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}/run")
+    for _ in range(2):
+        run = train("pretraining_AS2M", *given, f"optimization.max_update={UPDATES}")
+        assert f"the run in {tmp_path}/run is finished, with {UPDATES} updates" in run.output
+        assert losses(run.output) == {}
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    missing = train("pretraining_AS2M", *given, f"checkpoint.restore_file={tmp_path}/none.pt", expect=1)
+    assert f"checkpoint.restore_file={tmp_path}/none.pt is not there" in missing.output
+    assert "Traceback" not in missing.output
 
 
 def test_a_full_disk_does_not_end_the_run(clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run]) -> None:
