@@ -32,9 +32,10 @@ TASK_STATE: dict[str, Any] = {"nonfinite": {"total": int, "in_row": int}, "scale
 
 def _misfit(value: Any, wanted: Any, name: str) -> str | None:
     """What of ``value`` is not as wanted, in words; None where all of it is."""
-    kind: type = wanted if isinstance(wanted, type) else type(wanted)
+    kind: Any = wanted if isinstance(wanted, type) else type(wanted)
     parts: dict[str, Any] = wanted if isinstance(wanted, dict) else {}
-    if type(value) is not kind and not (kind is dict and isinstance(value, dict)):
+    # True is no number here, an OrderedDict is a dict.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         return f"its {name} is no {kind.__name__}"
     if kind is int and value < 0:
         return f"its {name} is {value}"
