@@ -28,6 +28,9 @@ class ClassificationCriterionConfig(FairseqDataclass):
 class ClassificationCriterion(FairseqCriterion):
     """Loss of a batch, as a sum and the number that fairseq divides the sum over all devices and batches by."""
 
+    logits: torch.Tensor
+    """(B, classes) of the newest batch."""
+
     @reports_user_errors
     def __init__(self, task: Any, cfg: ClassificationCriterionConfig) -> None:
         super().__init__(task)
@@ -45,22 +48,16 @@ class ClassificationCriterion(FairseqCriterion):
     def forward(
         self, model: torch.nn.Module, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor | int, dict[str, Any]]:
-        """The loss of a batch that holds ``filterbank`` (B, 1, frames, 128) and ``targets`` (B, classes)."""
-        return self.with_logits(model, sample)[:3]
-
-    def with_logits(
-        self, model: torch.nn.Module, sample: dict[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor | int, dict[str, Any], torch.Tensor]:
-        """As :meth:`forward`, and the logits (B, classes) beside it."""
+        """The loss of a batch that holds ``filterbank`` (B, 1, frames, mel bins) and ``targets`` (B, classes)."""
         logits = model(sample["filterbank"])
+        self.logits = logits.detach()
         loss, sample_size = self.loss(logits, sample["targets"].float(), self.label_smoothing)
         logging_output = {
             "loss": loss.detach(),
             "sample_size": sample_size,
             "nsentences": len(sample["clips"]),
-            "listed": len(sample["clips"]) + len(sample["skipped"]),
         }
-        return loss, sample_size, logging_output, logits.detach()
+        return loss, sample_size, logging_output
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]], decimals: int | None = None) -> None:

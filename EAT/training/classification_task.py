@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,13 +46,8 @@ class EATClassificationConfig(ClipTaskConfig):
 class FairseqLabelledClips(LabelledClips, FairseqClips):
     """Labelled clips in the shape that fairseq's iterators want, drawn by weight where there are weights."""
 
-    split = ""
     weights: np.ndarray | None = None
     samples_per_epoch = 0
-
-    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """As :meth:`LabelledClips.collate`, with the name of the ``split``."""
-        return {**super().collate(items), "split": self.split}
 
     def ordered_indices(self) -> np.ndarray:
         """This epoch's clips in this epoch's order, from (seed, epoch) alone: the same on every device."""
@@ -103,7 +97,6 @@ class EATClassificationTask(ClipTask):
             classes=len(labels),
             multi_label=self.multi_label,
         )
-        dataset.split = split
         if training and self.cfg.weights is not None:
             dataset.weights = read_weights(data / self.cfg.weights, manifest)
             dataset.samples_per_epoch = self.cfg.samples_per_epoch
@@ -207,19 +200,11 @@ class EATClassificationTask(ClipTask):
     ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
         """Forward for one batch, whose logits are kept until the whole split has been seen."""
         self.validated = sample["split"]
-        self.watch_skipped(self.validated, sample)
-        model.eval()
-        self.device = next(model.parameters()).device
-        blank = not sample["clips"]
-        with torch.no_grad():
-            batch = self.blank_batch(sample) if blank else self.prepare_batch(sample)
-            loss, sample_size, logged, logits = criterion.with_logits(model, batch)
-        if blank:
-            nothing = {key: value * 0 for key, value in logged.items()}
-            return loss * 0, sample_size * 0, {**nothing, "listed": len(sample["skipped"])}
-        self.scored_clips += sample["clips"]
-        self.scores.append(logits.float().cpu())
-        return loss, sample_size, logged
+        loss, sample_size, logged = super().valid_step(sample, model, criterion)
+        if sample["clips"]:
+            self.scored_clips += sample["clips"]
+            self.scores.append(criterion.logits.float().cpu())
+        return loss, sample_size, {**logged, "listed": len(sample["clips"]) + len(sample["skipped"])}
 
     @reports_user_errors
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:

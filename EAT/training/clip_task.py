@@ -108,6 +108,7 @@ class ClipTask(FairseqTask):
         if not self.cfg.data:
             raise ConfigError("task.data is not set; give the folder that holds the manifests, task.data=FOLDER.")
         self.datasets[split] = self.build_dataset(split, self.read_manifest(split))
+        self.datasets[split].split = split
         logger.info(f"{split}: {len(self.datasets[split]):,} clips listed in {self.cfg.data}/{split}.tsv")
 
     def read_manifest(self, split: str) -> Manifest:
@@ -183,6 +184,19 @@ class ClipTask(FairseqTask):
             log = self.skip_logs.setdefault(split, SkipLog(len(dataset), self.cfg.max_skipped))
             log.record(sample["skipped"])
 
+    def judge(
+        self, sample: dict[str, Any], model: Any, criterion: Any, autocast: bool = False
+    ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
+        """The criterion's loss, sample size and log of a batch; all are 0 where none of its clips could be read."""
+        self.watch_skipped(sample["split"], sample)
+        self.device = next(model.parameters()).device
+        batch = self.prepare_batch(sample) if sample["clips"] else self.blank_batch(sample)
+        with torch.autocast(self.device.type, enabled=autocast):
+            loss, sample_size, logged = criterion(model, batch)
+        if sample["clips"]:
+            return loss, sample_size, logged
+        return loss * 0, sample_size * 0, {key: value * 0 for key, value in logged.items()}
+
     @reports_user_errors
     def train_step(
         self,
@@ -194,18 +208,12 @@ class ClipTask(FairseqTask):
         ignore_grad: bool = False,
     ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
         """Forward and backward for one batch."""
-        self.watch_skipped(self.cfg.train_subset, sample)
         self.follow_scaler(optimizer)
         model.train()
         model.set_num_updates(update_num)
-        self.device = next(model.parameters()).device
-        blank = not sample["clips"]
-        batch = self.blank_batch(sample) if blank else self.prepare_batch(sample)
-        with torch.autocast(self.device.type, enabled=isinstance(optimizer, AMPOptimizer)):
-            loss, sample_size, logging_output = criterion(model, batch)
-        if blank:
-            sample_size, logging_output = sample_size * 0, {key: value * 0 for key, value in logging_output.items()}
-        if ignore_grad or blank:
+        autocast = isinstance(optimizer, AMPOptimizer)
+        loss, sample_size, logging_output = self.judge(sample, model, criterion, autocast)
+        if ignore_grad:
             loss = loss * 0
         # A loss that is not finite must not count even where its gradients are: 1, or NaN.
         optimizer.backward(loss * (1 + (loss - loss).detach()))
@@ -250,7 +258,7 @@ class ClipTask(FairseqTask):
         """Forward for one batch."""
         model.eval()
         with torch.no_grad():
-            return criterion(model, self.prepare_batch(sample))
+            return self.judge(sample, model, criterion)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """Log clips per second beside what the criterion logs."""

@@ -13,10 +13,14 @@ from ..data.clips import ClipDataset
 class FairseqClips(ClipDataset, FairseqDataset):
     """Every clip counts one token, so batches are ``dataset.batch_size`` clips."""
 
+    split = ""
+    """Which split these clips are, as batches say."""
+
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Fairseq's name for :meth:`ClipDataset.collate`, with what fairseq asks of a batch."""
         batch = self.collate(samples)
-        return {**batch, "id": batch["clips"], "nsentences": len(batch["clips"]), "seed": self.seed}
+        clips = batch["clips"]
+        return {**batch, "id": clips, "nsentences": len(clips), "seed": self.seed, "split": self.split}
 
     def ordered_indices(self) -> np.ndarray:
         """This epoch's order, from (seed, epoch) alone; fairseq shuffles the batches cut from it once more."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +135,28 @@ def test_collapse_guards_stop_the_run(clip_manifest: Path, tmp_path: Path) -> No
         )
         assert f"the {what} have collapsed" in run.output and f"criterion.{key}=10" in run.output
         assert "Traceback" not in run.output
+
+
+def test_validation_of_pretraining_survives_a_batch_without_a_readable_clip(tmp_path: Path) -> None:
+    audio = tmp_path / "audio"
+    lines = write_clips(audio, 6)
+    write_manifest(tmp_path, audio, lines)
+    for index in range(3):
+        (audio / f"bad{index}.wav").write_text("no audio at all")
+    for name, sound in (("valid", 6), ("none", 0)):
+        listed = [*lines[:sound], *(f"bad{index}.wav\t8000" for index in range(3))]
+        (tmp_path / f"{name}.tsv").write_text("\n".join([str(audio), *listed]) + "\n")
+    given = (
+        f"task.data={tmp_path}",
+        "dataset.disable_validation=false",
+        "dataset.batch_size=1",
+        "optimization.max_update=6",
+    )
+    run = train("pretraining_AS2M", *TINY, *given, f"checkpoint.save_dir={tmp_path}/run", "task.max_skipped=0.5")
+    assert run.output.count("clip skipped") == 3 and "Traceback" not in run.output
+    found = re.search(r"\[valid\]\[INFO\] - (\{.*\})", run.output)
+    assert found is not None and 0 < float(json.loads(found[1])["valid_loss"]) < 1e4
+    run = refused(tmp_path / "strict", *given, "task.max_skipped=0.3")
+    assert "3 of 9 clips could not be read, more than task.max_skipped=0.3 allows" in run.output
+    run = refused(tmp_path / "all", *given, "dataset.valid_subset=none", "task.max_skipped=0.9")
+    assert "3 of 3 clips could not be read, more than task.max_skipped=0.9 allows" in run.output
