@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -9,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -61,6 +62,35 @@ def _incomplete(content: dict[str, Any], with_optimizer: bool) -> str | None:
         if problem is not None:
             return problem
     return None
+
+
+_locked: dict[str, IO[Any]] = {}
+
+
+def lock(folder: str) -> None:
+    """Keep other runs out of a folder of checkpoints while this process lives.
+
+    Raises:
+        CheckpointError: where another run has it.
+    """
+    path = Path(folder).absolute() / ".lock"
+    if str(path) in _locked:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a")  # noqa: SIM115 - the lock lasts as long as the file is open
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written ({error.strerror}); check checkpoint.save_dir.") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise CheckpointError(
+            f"another run writes its checkpoints to {folder}; wait for its end, or set another checkpoint.save_dir."
+        ) from None
+    except OSError as error:  # a file system without locks
+        logger.info(f"{folder} cannot be locked ({error.strerror}); see to it that no other run writes there")
+    _locked[str(path)] = handle
 
 
 def corruption(path: str | os.PathLike[str], with_optimizer: bool = True) -> str | None:

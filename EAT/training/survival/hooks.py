@@ -137,6 +137,8 @@ def _falls_back(original: Callable[..., Any]) -> Callable[..., Any]:
         if self.cfg.checkpoint.restore_file != "checkpoint_last.pt" and not os.path.isfile(filename):
             raise CheckpointError(f"checkpoint.restore_file={filename} is not there; give the file to resume from.")
         if self.data_parallel_rank == 0:
+            if not self.cfg.checkpoint.no_save:
+                checkpoints.lock(self.cfg.checkpoint.save_dir)
             reset_optimizer = args[0] if args else kwargs.get("reset_optimizer", False)
             filename = checkpoints.newest_good(filename, with_optimizer=not reset_optimizer)
         elif not os.path.isfile(filename):  # the others only have to know that there is a checkpoint
@@ -289,22 +291,40 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
             # The last two: the process died while it was handing over a batch.
             if "DataLoader worker" in str(error) or not isinstance(error, RuntimeError):
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or the data loader raises once more, in here
-                blamed = task.datasets[task.cfg.train_subset].explain_crash(str(error))
+                cause = task.datasets[task.cfg.train_subset].explain_crash(str(error))
                 end_dataloader_workers()
-                raise TrainingError(blamed) from None
+                _save_between_updates(cfg, trainer, epoch_itr)
+                raise TrainingError(f"{cause} {_way_back(cfg)}") from None
             _explain_lost_process(error, f"after {trainer.get_num_updates()} updates")
             raise
         except KeyboardInterrupt:
             if multiprocessing.parent_process() is not None:
                 raise  # the process that started this one deals with it
             logger.info(
-                f"stopped by Ctrl-C after {trainer.get_num_updates()} updates; the same command resumes from the last "
-                f"checkpoint in {cfg.checkpoint.save_dir} (SIGTERM instead saves before it stops)."
+                f"stopped by Ctrl-C after {trainer.get_num_updates()} updates. {_way_back(cfg)} (SIGTERM instead saves "
+                "before it stops.)"
             )
             end_dataloader_workers()
             raise SystemExit(130) from None
 
     return train
+
+
+def _save_between_updates(cfg: Any, trainer: Any, epoch_itr: Any) -> None:
+    """Save what the last whole update left; batches taken for the next one are given back."""
+    iterator, frequency = epoch_itr._cur_epoch_itr, cfg.optimization.update_freq
+    if iterator is not None:
+        iterator.n -= iterator.n % frequency[min(epoch_itr.epoch, len(frequency)) - 1]
+    if trainer.get_num_updates() > 0 and not dist.is_initialized():  # alone: others may be in the midst of an update
+        checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
+
+
+def _way_back(cfg: Any) -> str:
+    """A sentence on what starting the run again will do."""
+    folder = Path(cfg.checkpoint.save_dir)
+    if any(folder.glob("checkpoint*.pt")):
+        return f"The same command resumes from the last checkpoint in {folder}."
+    return f"Nothing was saved in {folder} yet, so the same command starts anew."
 
 
 def _explain_lost_process(error: Exception, when: str) -> None:
@@ -315,6 +335,6 @@ def _explain_lost_process(error: Exception, when: str) -> None:
     if isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs):
         raise TrainingError(
             f"process {dist.get_rank()} of {dist.get_world_size()} lost touch with another one {when} "
-            f"({str(error).splitlines()[0][:200]}); what ended that one is in its own log. The same command goes on "
-            "from the last checkpoint."
+            f"({str(error).splitlines()[0][:200]}); what ended that one is in its own log. The same command resumes "
+            "from the last checkpoint, if one was saved."
         ) from None

@@ -33,6 +33,7 @@ class StopRequest:
         self.owner = os.getpid()
         for number in SIGNALS:
             signal.signal(number, self._handle)
+        self._say_when_heard()
         os.register_at_fork(after_in_child=self._leave_to_parent)
         if multiprocessing.parent_process() is not None:
             # A process that another one started for its device: that one's death arrives as SIGINT.
@@ -46,6 +47,20 @@ class StopRequest:
         """
         if os.getppid() == self.owner:
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def _say_when_heard(self) -> None:
+        """Have a thread log a signal at once: handlers wait for the end of what runs in C++, which may take minutes."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+        def listen() -> None:
+            while numbers := os.read(reading, 1):
+                if numbers[0] in SIGNALS:
+                    name = signal.Signals(numbers[0]).name
+                    logger.warning(f"{name} was heard; the run saves and stops when this update is done")
+
+        threading.Thread(target=listen, name="signals", daemon=True).start()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() == self.owner:

@@ -381,6 +381,44 @@ def test_a_reading_process_that_dies_names_its_file(tmp_path: Path) -> None:
     assert f"while it was on {tmp_path}/audio/hangs.wav" in ended.output, ended.output[-700:]
 
 
+def test_a_worker_that_dies_loses_no_update(clip_manifest: Path, tmp_path: Path) -> None:
+    given = (
+        *SMALLEST, "common.bf16=true", f"task.data={clip_manifest}", "dataset.num_workers=1",
+        "optimization.update_freq=[3]", f"optimization.max_update={UPDATES}",
+    )  # fmt: skip
+    run = LiveRun(*given, f"checkpoint.save_dir={tmp_path}/run")
+    try:
+        run.wait_for_updates(4)
+        assert not list((tmp_path / "run").glob("*.pt"))
+        psutil.Process(run.process.pid).children()[0].kill()
+        ended = run.finish()
+    finally:
+        run.close()
+    assert ended.status == 1 and "a DataLoader worker ended unexpectedly" in ended.output
+    assert f"The same command resumes from the last checkpoint in {tmp_path}/run." in ended.output
+    made = max(losses(ended.output))
+    saved = torch.load(tmp_path / "run" / "checkpoint_last.pt")
+    assert made - 1 <= saved["optimizer_history"][-1]["num_updates"] <= made + 1
+    train("pretraining_AS2M", *given, f"checkpoint.save_dir={tmp_path}/run")
+    train("pretraining_AS2M", *given, f"checkpoint.save_dir={tmp_path}/whole")
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_two_runs_do_not_share_a_folder(clip_manifest: Path, tmp_path: Path) -> None:
+    given = (*SMALLEST, f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}")
+    first = LiveRun(*given, "optimization.max_update=100000")
+    try:
+        first.wait_for_updates(1)
+        second = train("pretraining_AS2M", *given, "optimization.max_update=3", expect=1)
+        assert f"another run writes its checkpoints to {tmp_path}" in second.output
+        assert "Traceback" not in second.output and losses(second.output) == {}
+        first.kill()
+        first.process.wait()
+    finally:
+        first.close()
+    train("pretraining_AS2M", *given, "optimization.max_update=3")  # the dead one's lock is gone with it
+
+
 class Opens:
     def __init__(self, marker: Path) -> None:
         self.marker = marker

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from ...fairseq_runs import Run
+from ...conftest import ROOT
+from ...fairseq_runs import Run, environment
 from .running import SMALLEST, LiveRun
 
 pytestmark = pytest.mark.faults
@@ -44,4 +48,30 @@ def test_ctrl_c_ends_in_a_sentence(clip_manifest: Path, tmp_path: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     stopped = signalled(signal.SIGINT, clip_manifest, tmp_path, "dataset.num_workers=2")
     assert stopped.status == 130 and "Traceback" not in stopped.output, stopped.output[-3000:]
-    assert f"resumes from the last checkpoint in {tmp_path}" in stopped.output
+    assert f"Nothing was saved in {tmp_path} yet, so the same command starts anew." in stopped.output
+    saving = signalled(signal.SIGINT, clip_manifest, tmp_path, "checkpoint.save_interval_updates=1")
+    assert f"The same command resumes from the last checkpoint in {tmp_path}." in saving.output
+
+
+def test_sigterm_is_answered_at_once_in_the_midst_of_a_long_operation() -> None:
+    """Handlers in Python wait for the end of an operation in C++, here one of some seconds; the sentence does not."""
+    script = (
+        "import logging, sys, torch\n"
+        "from EAT.training.survival.stopping import stop\n"
+        "logging.basicConfig(format='%(message)s', stream=sys.stdout)\n"
+        "stop.install()\n"
+        "x = torch.ones(4000, 4000)\n"
+        "print('ready', flush=True)\n"
+        "x @ x @ x @ x\n"
+        "torch.linalg.svdvals(x[:2000, :2000] + torch.eye(2000))\n"
+        "print('over', bool(stop), flush=True)\n"
+    )
+    variables = {**environment(), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=variables, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    lines = process.communicate(timeout=120)[0].splitlines()
+    assert lines == ["SIGTERM was heard; the run saves and stops when this update is done", "over True"]
