@@ -14,7 +14,7 @@ COMMANDS = {
     "EAT.evaluate": "how well a fine-tuned model does on labelled clips, with a report of pictures",
     "EAT.probe": "how good a model's frozen features are, layer by layer",
     "EAT.predict": "classes of recordings, with a timeline for long ones",
-    "EAT.convert": "a checkpoint from one layout to another: ours, published fairseq, Hugging Face",
+    "EAT.convert": "a checkpoint from one format to another: ours, published fairseq, Hugging Face",
     "EAT.export": "a trained model as ONNX",
     "EAT.plot": "pictures of training runs, masks and features",
 }

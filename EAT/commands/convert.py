@@ -1,4 +1,4 @@
-"""``python -m EAT.convert SRC DST``: a checkpoint from any of the three layouts to any other."""
+"""``python -m EAT.convert SRC DST``: a checkpoint from any of the three formats to any other."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..errors import ConfigError, DataError
 from .command_line import described, exit_status
 
 
-def convert(source: str, destination: str, layout: str | None = None, weights: str | None = None) -> Contents:
-    """Convert a checkpoint. Every tensor that both layouts know keeps its values and its type.
+def convert(source: str, destination: str, format: str | None = None, weights: str | None = None) -> Contents:
+    """Convert a checkpoint. Every tensor that both formats know keeps its values and its type.
 
     Args:
-        source: a checkpoint of any layout.
+        source: a checkpoint of any format.
         destination: the file or folder to write.
-        layout: ``eat``, ``published`` or ``huggingface``. None follows from ``destination``: a folder or a name that
+        format: ``eat``, ``published`` or ``huggingface``. None follows from ``destination``: a folder or a name that
             ends in ``.safetensors`` is ``huggingface``; a ``.pt`` file is ``eat``, or ``published`` if the source is
             ``eat``.
         weights: keep this encoder alone, the ``student``'s or the ``teacher``'s, without decoder and teacher. None
@@ -32,7 +32,7 @@ def convert(source: str, destination: str, layout: str | None = None, weights: s
 
     Raises:
         CheckpointError: where the source cannot be read or the destination not written.
-        ConfigError: for a layout or weights that do not exist, or a destination that is the source.
+        ConfigError: for a format or weights that do not exist, or a destination that is the source.
     """
     if os.path.exists(destination) and os.path.samefile(source, destination):
         raise ConfigError(f"{destination} is the source itself; give another destination.")
@@ -41,10 +41,10 @@ def convert(source: str, destination: str, layout: str | None = None, weights: s
         encoder = with_prefix(ENCODER, select_encoder(source, contents, weights))
         kept = {n: v for n, v in contents.tensors.items() if not n.startswith((ENCODER, DECODER, TEACHER))}
         contents = replace(contents, tensors={**encoder, **kept}, initialised=())
-    return write_checkpoint(contents, destination, layout or _guess_layout(contents, destination))
+    return write_checkpoint(contents, destination, format or _guess_format(contents, destination))
 
 
-def _guess_layout(contents: Contents, destination: str) -> str:
+def _guess_format(contents: Contents, destination: str) -> str:
     if destination.endswith((".safetensors", "/")) or os.path.isdir(destination):
         return "huggingface"
     if not os.path.splitext(destination)[1]:
@@ -63,14 +63,14 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = described(
         argparse.ArgumentParser(prog="python -m EAT.convert"),
-        "A checkpoint from any of the three layouts (ours, published fairseq, Hugging Face) to any other.",
+        "A checkpoint from any of the three formats (ours, published fairseq, Hugging Face) to any other.",
         EXAMPLES,
     )
     add = top.add_argument
     add("source", metavar="SRC", help="a checkpoint: one of ours, a published fairseq one, or a "
         "Hugging Face folder or .safetensors file")  # fmt: skip
     add("destination", metavar="DST", help="file or folder to write")
-    add("--to", choices=tuple(FORMATS), help="layout to write; by default a folder or .safetensors is "
+    add("--to", choices=tuple(FORMATS), help="format to write; by default a folder or .safetensors is "
         "huggingface, and a .pt file is eat (published, if SRC is eat)")  # fmt: skip
     add("--weights", choices=WEIGHTS, help="write this encoder alone, without decoder and teacher; by "
         "default everything is kept")  # fmt: skip
@@ -92,12 +92,12 @@ def run(options: argparse.Namespace) -> int:
         return 1
     if "decoder" in written.initialised:
         print(
-            "note: the source has no decoder; this layout demands one, so a new, untrained one was put in.",
+            "note: the source has no decoder; this format demands one, so a new, untrained one was put in.",
             file=sys.stderr,
         )
     if "teacher" in written.initialised:
         print(
-            "note: the source has no teacher; this layout demands one, so it is a copy of the student.", file=sys.stderr
+            "note: the source has no teacher; this format demands one, so it is a copy of the student.", file=sys.stderr
         )
     print(f"{options.source} -> {options.destination}: {len(written.tensors)} tensors, {written.kind}")
     return 0

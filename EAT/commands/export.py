@@ -148,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
         "A trained model as ONNX, from the filterbank on, for any batch and length.",
         EXAMPLES,
     )
-    top.add_argument("checkpoint", metavar="CKPT", help="a checkpoint of any layout")
+    top.add_argument("checkpoint", metavar="CKPT", help="a checkpoint of any format")
     top.add_argument("output", metavar="OUT", help="the .onnx file to write")
     add_flags(top, "--weights")
     top.add_argument("--no-check", action="store_true", help="do not compare with PyTorch in onnxruntime")
