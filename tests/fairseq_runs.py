@@ -12,21 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .conftest import ROOT
+from .tiny import NETWORK, ON_A_CPU, model
 
 COMMAND = Path(sys.executable).with_name("fairseq-hydra-train")
 TINY = (
-    "common.cpu=true",
-    "common.bf16=false",
+    *ON_A_CPU,
     "common.log_format=json",
-    "common.log_interval=1",
     "distributed_training.distributed_world_size=1",
-    "dataset.num_workers=0",
-    "model.embed_dim=32",
-    "model.depth=2",
-    "model.num_heads=4",
-    "model.clone_batch=2",
-    "model.decoder_width=32",
-    "model.decoder_layers=2",
+    *model(NETWORK),
     "task.target_length=128",
     "lr_scheduler.warmup_updates=2",
 )

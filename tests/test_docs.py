@@ -22,6 +22,7 @@ from EAT.commands.doctor.machine import EXTRAS
 from EAT.training.clip_task import ClipTaskConfig
 
 from .conftest import CLIPS, CONFORMANCE, ROOT
+from .tiny import NETWORK, ON_A_CPU, model
 
 GUIDES = (
     "README.md",
@@ -64,10 +65,9 @@ MADE = {
 """Some of what the commands must leave behind."""
 
 TINY = {
-    "": "common.cpu=true common.bf16=false common.log_interval=1 dataset.num_workers=0 task.target_length=128 "
+    "": f"{' '.join(ON_A_CPU)} task.target_length=128 "
     "dataset.batch_size=4 lr_scheduler.warmup_updates=1 optimization.max_update=3 optimization.update_freq=[1]",
-    "pretraining": "model.embed_dim=32 model.depth=2 model.num_heads=4 model.clone_batch=2 model.decoder_width=32 "
-    "model.decoder_layers=2",
+    "pretraining": " ".join(model(NETWORK)),
     "finetuning": "",
 }
 """Overrides, by the start of a recipe's name, that make a run of seconds out of it."""

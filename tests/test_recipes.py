@@ -19,12 +19,10 @@ from .conftest import CLIPS, CONFORMANCE, ROOT
 from .data.prepare.test_speech_commands import WORDS
 from .fairseq_runs import COMMAND, Run, environment, train
 from .labelled_clips import families
+from .tiny import ON_A_CPU
 
 CPU = (
-    "common.cpu=true",
-    "common.bf16=false",
-    "common.log_interval=1",
-    "dataset.num_workers=0",
+    *ON_A_CPU,
     "dataset.batch_size=8",
     "optimization.max_update=3",
     "lr_scheduler.warmup_updates=1",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DataError
 from .style import PALETTE, new_figure, styled
 
 Statistics = Mapping[str, Sequence[float]]
@@ -43,8 +44,13 @@ def draw_runs(runs: Mapping[str, Statistics]) -> Any:
 
     Args:
         runs: by name, what :func:`EAT.pictures.run_logs.read_run` read.
+
+    Raises:
+        DataError: where nothing that could be drawn was logged.
     """
     drawn = panels(set().union(*runs.values()))
+    if not drawn:
+        raise DataError(f"{', '.join(runs)}: the log holds nothing that could be drawn; let the run make some updates.")
     columns = min(3, len(drawn))
     rows = -(-len(drawn) // columns)
     figure = new_figure(4.2 * columns, 2.9 * rows)
@@ -52,6 +58,8 @@ def draw_runs(runs: Mapping[str, Statistics]) -> Any:
     for axes, (panel, names) in zip(grid, drawn.items(), strict=False):
         title, scale = PANELS.get(panel, (panel.replace("_", " ").capitalize(), "linear"))
         _draw_curves(axes, runs, names)
+        if not all(value > 0 for line in axes.lines for value in line.get_ydata()):
+            scale = "linear"  # a term may be negative
         axes.set(title=title, xlabel="update", yscale=scale)
         axes.grid(True)
         if scale == "log":

@@ -16,6 +16,7 @@ from EAT.network.encoder import Encoder
 from EAT.network.objective import averaged_targets
 
 from ..conftest import CONFORMANCE
+from ..hostile import Opens
 from ..published import our_name
 
 PUBLISHED_POSITIONS = "modality_encoders.IMAGE.fixed_positional_encoder.positions"
@@ -151,15 +152,9 @@ def test_a_lone_safetensors_file_needs_its_heads_known(tmp_path):
     assert read_checkpoint(tmp_path / "lone.bin").format == "huggingface"
 
 
-class Bomb:
-    def __reduce__(self):
-        return (open, (self.path, "w"))
-
-
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_code_in_a_pickle_never_runs(tmp_path, wrapped):
-    bomb = Bomb()
-    bomb.path = str(tmp_path / "ran")
+    bomb = Opens(tmp_path / "ran")
     target = tmp_path / "evil.pt"
     if wrapped:
         torch.save({"model": {"encoder.cls_token": torch.zeros(1, 1, 8)}, "cfg": bomb}, target)

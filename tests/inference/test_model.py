@@ -211,3 +211,18 @@ def test_importing_the_package_imports_little():
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout == "[]\n"
     assert "AttributeError: module 'EAT' has no attribute 'nothing'" in run.stderr
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_batches_are_as_large_as_asked_for(waveforms, batch_size):
+    """64 clips of 10 s at once, not twice 32; and the features are the same whatever the batch."""
+    model = EAT.load(CONFORMANCE / "official_pretrain.pt")
+    clips = torch.randn(64, 163_840, generator=torch.Generator().manual_seed(1)) * 0.1
+    seen = []
+    hook = model.encoder.patches.register_forward_hook(lambda module, given, result: seen.append(len(given[0])))
+    with torch.inference_mode():
+        features = model.extract(clips, granularity="utterance", batch_size=batch_size)
+        hook.remove()
+        alone = model.extract(clips[5], granularity="utterance")
+    assert seen == [batch_size] * (64 // batch_size) + [64 % batch_size] * bool(64 % batch_size)
+    torch.testing.assert_close(features[5], alone, rtol=1e-4, atol=1e-5)

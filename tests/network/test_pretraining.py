@@ -18,10 +18,11 @@ from EAT.network.rows import put_rows, take_rows
 from EAT.network.settings import MaskSettings, PretrainingSettings
 from EAT.network.teacher import Teacher
 
+from ..tiny import NETWORK
+
 TINY = PretrainingSettings(
-    embed_dim=32, depth=2, num_heads=4, decoder_layers=2, decoder_width=32, ema_decay=0.9, ema_end_decay=0.99,
-    ema_anneal_updates=10, clone_batch=3,
-)  # fmt: skip
+    **{**NETWORK, "ema_decay": 0.9, "ema_end_decay": 0.99, "ema_anneal_updates": 10, "clone_batch": 3}
+)
 
 
 def test_patches_are_time_major() -> None:

@@ -29,13 +29,11 @@ from ..conftest import CONFORMANCE, ROOT
 from ..fairseq_runs import Run, train, train_distributed
 from ..labelled_clips import write_multi_label, write_single_label
 from ..published import our_name
+from ..tiny import ENCODER, ON_A_CPU, model
 
 SMALL = (
-    "common.cpu=true",
-    "common.bf16=false",
+    *ON_A_CPU,
     "common.log_format=json",
-    "common.log_interval=1",
-    "dataset.num_workers=0",
     "dataset.validate_interval=1",
     "checkpoint.save_interval=1",
     "task.target_length=64",
@@ -43,7 +41,7 @@ SMALL = (
     "task.norm_std=null",
     "lr_scheduler.warmup_updates=0",
 )
-TINY = (*SMALL, "model.embed_dim=32", "model.depth=2", "model.num_heads=4")
+TINY = (*SMALL, *model(ENCODER))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from EAT.errors import CheckpointError
 from EAT.training.survival.checkpoints import copy, corruption, newest_good, save
 
 from ...conftest import ROOT
+from ...hostile import Opens
 
 
 def content(updates: int, size: int = 1000) -> dict:
@@ -149,14 +150,6 @@ def test_no_good_one_left_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     save(content(1), str(tmp_path / "checkpoint_1_1.pt"))
     with pytest.raises(CheckpointError, match=r"cannot resume from .*mine\.pt"):  # what the user named is not replaced
         newest_good(str(named))
-
-
-class Opens:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.marker), "w")
 
 
 def test_checking_runs_no_pickle(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from EAT.errors import CheckpointError
 
 from ...conftest import ROOT
 from ...fairseq_runs import arguments, environment
+from ...hostile import Opens
 from ...labelled_clips import write_multi_label
 
 FOLDERS = ("EAT", "feature_extract", "scripts", "benchmarks")
@@ -128,14 +129,6 @@ def test_third_parties_load_no_pickle_either_once_training_is_set_up(tmp_path: P
     )
     assert done.stdout.strip().endswith("refused"), done.stderr[-2000:]
     assert os.listdir(tmp_path) == ["bomb.pt"]
-
-
-class Opens:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.marker), "w")
 
 
 def test_every_way_to_open_a_model_refuses_a_checkpoint_with_code(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import torch
 from EAT.training.survival.checkpoints import corruption
 
 from ...fairseq_runs import Run, train
+from ...hostile import Opens
 from .conftest import FIGURES
 from .running import SMALLEST, LiveRun, losses
 
@@ -417,14 +418,6 @@ def test_two_runs_do_not_share_a_folder(clip_manifest: Path, tmp_path: Path) -> 
     finally:
         first.close()
     train("pretraining_AS2M", *given, "optimization.max_update=3")  # the dead one's lock is gone with it
-
-
-class Opens:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.marker), "w")
 
 
 def test_no_pickle_runs_in_training(
