@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -184,6 +185,7 @@ class EATModel(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
         target_length: int | None = None,
         batch_size: int = BATCH_SIZE,
+        grad: bool = False,
     ) -> Tensor: ...
 
     @overload
@@ -197,6 +199,7 @@ class EATModel(nn.Module):
         lengths: None = None,
         target_length: int | None = None,
         batch_size: int = BATCH_SIZE,
+        grad: bool = False,
     ) -> list[Tensor]: ...
 
     def extract(
@@ -209,12 +212,13 @@ class EATModel(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
         target_length: int | None = None,
         batch_size: int = BATCH_SIZE,
+        grad: bool = False,
     ) -> Tensor | list[Tensor]:
         """Features of waveforms.
 
         A clip's features do not depend on what else is in the batch: each is padded to its own length rounded up to
         a multiple of 16 frames (or to ``target_length``), and only clips of equal padded length are computed
-        together. Gradients flow unless the caller turns them off with ``torch.inference_mode()``.
+        together.
 
         Args:
             waveforms: one clip (samples,), a batch (B, samples) of mono clips, or (B, channels, samples); or a list of
@@ -228,6 +232,7 @@ class EATModel(nn.Module):
             lengths: (B,) samples of each clip of a padded batch, at ``sample_rate``; None means that all fill the row.
             target_length: frames of 10 ms that every clip is padded or cut to; None keeps each clip's own length.
             batch_size: clips of 10 s that are computed at once; of shorter ones more, of longer ones fewer.
+            grad: whether gradients flow, to the weights and to the waveforms; what is kept for them takes memory.
 
         Returns:
             For one clip ``all`` (1 + N, D), ``frame`` (N, D), ``utterance`` (D); for a batch the same with B in
@@ -253,7 +258,7 @@ class EATModel(nn.Module):
             tokens = tokens.squeeze(1) if squeeze else tokens
             return {"all": tokens, "frame": tokens[..., 1:, :], "utterance": tokens[..., 0, :]}[granularity]
 
-        features = self._by_length(clips, target_length, compute, batch_size)
+        features = self._by_length(clips, target_length, compute, batch_size, grad)
         if is_list:
             return features
         if is_single:
@@ -272,8 +277,11 @@ class EATModel(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
         target_length: int | None = None,
         batch_size: int = BATCH_SIZE,
+        grad: bool = True,
     ) -> Tensor:
         """Class logits of waveforms, each clip padded or cut to the length that the model was trained with.
+
+        Gradients flow, so that the model can be trained further.
 
         Args:
             waveforms: as in :meth:`extract`.
@@ -281,6 +289,7 @@ class EATModel(nn.Module):
             lengths: as in :meth:`extract`.
             target_length: frames that clips are padded or cut to instead.
             batch_size: as in :meth:`extract`.
+            grad: whether gradients flow.
 
         Returns:
             (B, classes); for one clip (classes,).
@@ -296,14 +305,14 @@ class EATModel(nn.Module):
             )
         clips, _, is_single = self._clips(waveforms, sample_rate, lengths)
         length = target_length or self.front_end.target_length
-        logits = torch.stack(self._by_length(clips, length, network, batch_size))
+        logits = torch.stack(self._by_length(clips, length, network, batch_size, grad))
         return logits[0] if is_single else logits
 
     def scores(
         self, waveforms: Waveform | Sequence[Waveform], sample_rate: int = SAMPLE_RATE, **options: Any
     ) -> Tensor:
         """:meth:`logits` as probabilities in float32: sigmoids, or a softmax for a model of exclusive classes."""
-        logits = self.logits(waveforms, sample_rate, **options).float()
+        logits = self.logits(waveforms, sample_rate, **{"grad": False, **options}).float()
         return logits.softmax(dim=-1) if self.activation == "softmax" else logits.sigmoid()
 
     def _clips(
@@ -321,6 +330,11 @@ class EATModel(nn.Module):
                 "a list of clips."
             )
         if batch.ndim == 2:
+            if len(batch) > batch.shape[1]:
+                raise DataError(
+                    f"waveforms have shape {tuple(batch.shape)}, which as (clips, samples) are more clips than "
+                    "samples; for the samples and channels of one clip give waveform.T[None], else a list of clips."
+                )
             batch = batch.unsqueeze(1)
         if lengths is None or batch.ndim == 1:
             mono = self._mono(batch, sample_rate)  # (samples,) or (B, samples)
@@ -347,7 +361,7 @@ class EATModel(nn.Module):
                 raise DataError(f"clip {number} has shape {tuple(clip.shape)}; it must be mono and hold samples.")
 
     def _by_length(
-        self, clips: Sequence[Tensor], target_length: int | None, compute: Any, batch_size: int
+        self, clips: Sequence[Tensor], target_length: int | None, compute: Any, batch_size: int, grad: bool
     ) -> list[Tensor]:
         """Apply ``compute`` to filterbanks of clips of equal padded length, in batches; results in the given order."""
         if batch_size < 1:
@@ -366,8 +380,11 @@ class EATModel(nn.Module):
         results: dict[int, Tensor] = {}
         for frames, members in [*batches, *bucketing.rest()]:
             self.encoder.grid(frames, "target_length")
-            filterbank = self._filterbank([clips[i] for i in members], replace(self.front_end, target_length=frames))
-            results.update(zip(members, compute(filterbank), strict=True))
+            front_end = replace(self.front_end, target_length=frames)
+            # Not in inference mode, whose tensors a probe on top could not be trained on.
+            with contextlib.nullcontext() if grad else torch.no_grad():
+                computed = compute(self._filterbank([clips[i] for i in members], front_end))
+            results.update(zip(members, computed, strict=True))
         return [results[index] for index in range(len(clips))]
 
     @staticmethod

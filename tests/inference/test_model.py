@@ -226,3 +226,24 @@ def test_batches_are_as_large_as_asked_for(waveforms, batch_size):
         alone = model.extract(clips[5], granularity="utterance")
     assert seen == [batch_size] * (64 // batch_size) + [64 % batch_size] * bool(64 % batch_size)
     torch.testing.assert_close(features[5], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_features_and_scores_need_no_gradient_unless_asked_for(model, classifier, waveforms):
+    wave = waveforms[0][:16000]
+    assert model.extract(wave).numpy().shape == model.extract(wave, grad=True).shape
+    assert isinstance(model.extract([wave]), list) and not model.extract([wave])[0].requires_grad
+    assert classifier.scores(wave).numpy().sum() > 0
+    given = wave.clone().requires_grad_()
+    model.extract(given, granularity="utterance", grad=True).sum().backward()
+    assert given.grad is not None and given.grad.abs().sum() > 0 and classifier.logits(wave).requires_grad
+    probe = torch.nn.Linear(64, 2)  # trained on features, which inference mode's tensors would not allow
+    probe(model.extract(wave, granularity="utterance")).sum().backward()
+    assert probe.weight.grad.abs().sum() > 0
+
+
+def test_samples_by_channels_are_not_taken_for_thousands_of_clips(model):
+    stereo = np.zeros((80_000, 2), np.float32)  # as soundfile reads
+    with pytest.raises(DataError, match=r"shape \(80000, 2\).*give waveform\.T\[None\]"):
+        model.extract(stereo)
+    assert model.extract(stereo.T[None], granularity="utterance").shape == (1, 64)
+    assert model.extract([stereo.T], granularity="utterance")[0].shape == (64,)
