@@ -2,7 +2,8 @@
 
 Three tables. :data:`TARGETS`: modules ``(teacher's encoder, batch) -> named targets``. :data:`TERMS`: functions
 ``Comparison -> scalar``, whose weights the criterion has. :data:`WATCHED`: pairs of functions, ``Comparison -> sums``
-and ``sums over all devices -> value``, because a standard deviation over devices is no mean of standard deviations.
+and ``sums over all devices -> values by name``, because a standard deviation over devices is no mean of standard
+deviations.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import learning
 from .encoder import Encoder
+from .masking import Masks
 from .settings import TeacherSettings
 
 Targets = dict[str, Tensor]
@@ -70,6 +73,10 @@ class Comparison(NamedTuple):
     """(B, M, D) the student's CLS output."""
     targets: Targets
     """All targets, without gradients."""
+    masks: Masks
+    """Which patches the rows above are: M clones of each clip, N - K patches a clone."""
+    real: Tensor
+    """(B, N) which patches hold audio; the others are padding."""
 
 
 def mean_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -110,12 +117,34 @@ class Watched(NamedTuple):
 
     sums: Callable[[Comparison], Tensor]
     """A vector of a batch; vectors add up over accumulated batches and devices."""
-    value: Callable[[Tensor], Tensor]
-    """The number to log, from the sum."""
+    values: Callable[[Tensor], dict[str, Tensor]]
+    """The numbers to log, by name, from the sum."""
+
+
+def _frame_sums(comparison: Comparison) -> Tensor:
+    """Of all targets, and of the predictions for each clip's first clone, which stand for those of the others."""
+    masked = comparison.masks.masked
+    clips, clones, rows = masked.shape
+    predictions, targets = (
+        x.detach().unflatten(0, (clips, clones, rows))[:, 0].flatten(0, 1)
+        for x in (comparison.predictions, comparison.masked_targets)
+    )
+    real = comparison.real.gather(1, masked[:, 0]).flatten()
+    return torch.cat([learning.products(comparison.targets["frame"], comparison.real),
+                      learning.errors(predictions, targets, real)])  # fmt: skip
+
+
+def _utterance_sums(comparison: Comparison) -> Tensor:
+    target = comparison.targets["utterance"].unsqueeze(1)  # (B, 1, D): a single position
+    cls, real = comparison.cls.detach(), comparison.real.any(dim=1, keepdim=True)
+    expanded = target.expand(-1, cls.shape[1], -1).flatten(0, 1), real.expand(-1, cls.shape[1]).flatten()
+    return torch.cat([learning.products(target, real), learning.errors(cls.flatten(0, 1), *expanded)])
 
 
 WATCHED: dict[str, Watched] = {
-    "prediction_std": Watched(lambda comparison: moments(comparison.predictions), standard_deviation),
-    "target_std": Watched(lambda comparison: moments(comparison.masked_targets), standard_deviation),
+    "predictions": Watched(lambda c: moments(c.predictions), lambda s: {"prediction_std": standard_deviation(s)}),
+    "targets": Watched(lambda c: moments(c.masked_targets), lambda s: {"target_std": standard_deviation(s)}),
+    "frame": Watched(_frame_sums, learning.frame_figures),
+    "utterance": Watched(_utterance_sums, learning.utterance_figures),
 }
-"""Watched quantities, under the names that they are logged with."""
+"""Watched quantities; :attr:`Watched.values` has the names that they are logged with."""

@@ -16,6 +16,8 @@ PANELS = {
     "loss": ("Loss", "log"),
     "*_loss": ("Loss terms", "log"),
     "*_std": ("Standard deviation", "linear"),
+    "*_fraction": ("Fraction of the targets' variance", "linear"),
+    "*_skill": ("Skill", "linear"),
     "lr": ("Learning rate", "linear"),
     "gnorm": ("Gradient norm", "log"),
     "clips_per_s": ("Clips per second", "linear"),

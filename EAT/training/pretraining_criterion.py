@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
@@ -15,10 +15,40 @@ from ..network.objective import TERMS, WATCHED
 from ..network.settings import choose, setting
 from .fairseq_support import reports_user_errors, unwrap
 
-GUARDED_FROM = 5000
-"""Updates before the collapse guards watch."""
-GUARDS = {"target_std": ("targets", "min_target_var"), "prediction_std": ("predictions", "min_pred_var")}
-"""Watched quantities that can end a run: what they are of, and the setting below which they must not fall."""
+
+class Guard(NamedTuple):
+    """What ends a run."""
+
+    key: str
+    """The setting that bounds a watched quantity, from above where it begins with ``max_``; 0 is off."""
+    meaning: str
+    """What it means that ``{value}`` passed the bound."""
+    help: str
+    """What usually helps."""
+    horizon: int = 0
+    """Updates over which the quantity is averaged."""
+
+
+COLLAPSED = Guard("", "the {} have collapsed: their standard deviation is {{value:.4g}}",
+                  "lower the learning rate or lengthen the warm-up")  # fmt: skip
+GUARDS = {
+    "target_std": COLLAPSED._replace(key="min_target_var", meaning=COLLAPSED.meaning.format("targets")),
+    "prediction_std": COLLAPSED._replace(key="min_pred_var", meaning=COLLAPSED.meaning.format("predictions")),
+    "frame_position_fraction": Guard(
+        "max_position_fraction",
+        "{value:.0%} of the targets' variance is a function of the position alone, so that a table of positions is "
+        "learnt rather than sounds",
+        "a slower teacher (a higher model.ema_decay), a larger network or more clips an update usually help",
+        horizon=100,
+    ),
+    "frame_skill": Guard(
+        "min_skill",
+        "predictions explain {value:.1%} of what the position leaves of the targets",
+        "a larger network, more clips an update, more updates or a lower learning rate usually help",
+        horizon=100,
+    ),
+}
+"""Watched quantities that can end a run."""
 
 
 @dataclass
@@ -35,6 +65,14 @@ class UtteranceFrameConfig(FairseqDataclass):
     )
     min_target_var: float = setting(0.0, "stop when the targets' standard deviation falls below this; 0 is off")
     min_pred_var: float = setting(0.0, "stop when the predictions' standard deviation falls below this; 0 is off")
+    max_position_fraction: float = setting(
+        0.0, "stop when more than this fraction of the targets' variance is a function of the position alone; 0 is off"
+    )
+    min_skill: float = setting(
+        0.0,
+        "stop when predictions explain less than this fraction of what the position leaves of the targets; 0 is off",
+    )
+    guarded_from: int = setting(5000, "updates before the guards above watch")
 
 
 @register_criterion("utterance_frame", dataclass=UtteranceFrameConfig)
@@ -49,6 +87,7 @@ class UtteranceFrameCriterion(FairseqCriterion):
         for name in self.weights:
             choose(TERMS, name, "a term in criterion.weights")
         self.updates = 0
+        self.averages: dict[str, float] = {}
 
     def forward(
         self, model: torch.nn.Module, sample: dict[str, Any], reduce: bool = True
@@ -86,19 +125,24 @@ class UtteranceFrameCriterion(FairseqCriterion):
         for key in ("loss", *terms, "ema_decay", "masked_fraction"):
             total = sum(log.get(key, 0.0) for log in logging_outputs)
             metrics.log_scalar(key, total / max(clips, 1), clips, round=decimals)
-        for name, watched in WATCHED.items():
-            value = watched.value(sum(log[name] for log in logging_outputs if name in log))
-            metrics.log_scalar(name, value, clips, round=decimals)
-            if self.training and self.updates >= GUARDED_FROM and name in GUARDS:
-                self.guard(*GUARDS[name], value)
+        for kind, watched in WATCHED.items():
+            for name, value in watched.values(sum(log[kind] for log in logging_outputs if kind in log)).items():
+                metrics.log_scalar(name, value, clips, round=decimals)
+                if self.training and name in GUARDS and getattr(self.cfg, GUARDS[name].key):
+                    self.guard(name, float(value))
 
-    def guard(self, what: str, key: str, value: torch.Tensor) -> None:
-        """Raise TrainingError where ``value`` is below the setting ``key``; 0 asks nothing of the device."""
-        least = getattr(self.cfg, key)
-        if least > 0 and float(value) < least:
+    def guard(self, name: str, value: float) -> None:
+        """Raise TrainingError where a watched quantity, or its running average, has passed its bound."""
+        guard = GUARDS[name]
+        memory = min(self.updates, guard.horizon)
+        average = (memory * self.averages.get(name, value) + value) / (memory + 1)
+        self.averages[name] = average
+        bound = getattr(self.cfg, guard.key)
+        passed = average > bound if guard.key.startswith("max_") else average < bound
+        if passed and self.updates >= self.cfg.guarded_from:
+            meaning = guard.meaning.format(value=average)
             raise TrainingError(
-                f"after {self.updates} updates the {what} have collapsed: their standard deviation {float(value):.4g} "
-                f"is below criterion.{key}={least:g}; lower the learning rate or lengthen the warm-up."
+                f"after {self.updates} updates {meaning} (criterion.{guard.key}={bound:g}); {guard.help}."
             )
 
     @staticmethod

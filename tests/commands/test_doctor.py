@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import ast
 import itertools
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import EAT
 from EAT.__main__ import COMMANDS
+from EAT.audio.recordings import read_audio
 from EAT.commands.doctor import main, self_check
 from EAT.commands.doctor.machine import EXTRAS, matrix_rate, precisions
+from EAT.inference.learning import open_pretraining
 from EAT.network import front_end, masking
+from EAT.network.learning import frame_figures, products
 from EAT.network.pretraining import Pretraining
 from EAT.network.settings import MaskSettings
 
-from ..conftest import ROOT
+from ..conftest import CLIPS, CONFORMANCE, ROOT
 
 CPU = torch.device("cpu")
 
@@ -97,3 +102,49 @@ def test_the_overview_names_every_command() -> None:
     assert all(f"python -m {command} " in done.stdout for command in COMMANDS)
     done = subprocess.run([sys.executable, "-m", "EAT", "--version"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == f"EAT {EAT.__version__}\n"
+
+
+def test_a_checkpoint_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The figures are those of one pass over the same clips, sums over batches; what it lacks is not judged."""
+    published = str(CONFORMANCE / "official_pretrain.pt")
+    assert main(["--checkpoint", published, "--source", str(CLIPS), "--json", str(tmp_path / "f.json")]) == 0
+    printed = capsys.readouterr().out
+    judged = json.loads((tmp_path / "f.json").read_text())
+    assert judged["clips"] == 124 and judged["without"] == [] and judged["verdict"] in printed
+    assert "frame_position_fraction      0.263" in printed and len(judged["figures"]) == 8
+
+    model, front_end, _ = open_pretraining(published)
+    waves = [read_audio(str(clip), front_end.samples) for clip in sorted(CLIPS.glob("*.flac"))]
+    lengths = torch.tensor([len(wave) for wave in waves])
+    filterbank = front_end(torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths)
+    with torch.no_grad():
+        targets = model.targets(model.teacher.encoder, filterbank)["frame"]
+    real = model.real_patches(front_end.real_frames(lengths), model.encoder.grid(1024))
+    whole = frame_figures(
+        torch.cat([products(targets, real), torch.ones(2)])
+    )  # pairs of all clips, not of 16 at a time
+    for name in ("frame_position_fraction", "frame_clip_fraction"):
+        assert judged["figures"][name] == pytest.approx(whole[name].item(), rel=1e-3), name
+
+    assert main(["--checkpoint", str(CONFORMANCE / "hf_pretrain"), "--source", str(CLIPS / "elec_bell.flac"),
+                 str(CLIPS / "drum_bass_hard.flac"), str(tmp_path / "none.wav")]) == 0  # fmt: skip
+    captured = capsys.readouterr()
+    assert "2 clips" in captured.out and "without a decoder and a teacher of its own" in captured.out
+    assert "skill" not in captured.out.split("without")[0] and "none.wav" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--source", "x.wav"], "--checkpoint and --source go together"),
+        (["--checkpoint", "x.pt"], "--checkpoint and --source go together"),
+        (["--checkpoint", str(CONFORMANCE / "official_finetune.pt"), "--source", str(CLIPS)], "is a fine-tuned model"),
+        (
+            ["--checkpoint", str(CONFORMANCE / "official_pretrain.pt"), "--source", str(CLIPS / "elec_bell.flac")],
+            "1 of 1 recordings could be read; give two at least",
+        ),
+    ],
+)
+def test_what_cannot_be_judged(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert sentence in capsys.readouterr().err

@@ -72,7 +72,9 @@ def test_losses_standard_deviations_and_every_gradient(
         (terms["frame"] + weight * terms["utterance"]).backward()
     assert terms["frame"].item() == pytest.approx(expected["frame_loss"], rel=1e-4)
     assert weight * terms["utterance"].item() == pytest.approx(expected["utterance_loss_sum_over_clones"], rel=1e-4)
-    values = {name: WATCHED[name].value(sums).item() for name, sums in watched.items()}
+    values = {
+        name: value.item() for kind, sums in watched.items() for name, value in WATCHED[kind].values(sums).items()
+    }
     assert values["prediction_std"] == pytest.approx(expected["pred_var"], rel=1e-4)
     assert values["target_std"] == pytest.approx(expected["target_var"], rel=1e-4)
     assert step.masks.masked.numel() == expected["masked_patches"]

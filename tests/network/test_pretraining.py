@@ -9,7 +9,7 @@ import torch
 
 from EAT.network.block import DropPath
 from EAT.network.encoder import Encoder
-from EAT.network.masking import inverse_block
+from EAT.network.masking import Masks, inverse_block
 from EAT.network.objective import Comparison, averaged_targets, mean_distance, utterance_loss
 from EAT.network.patches import Grid
 from EAT.network.pretraining import Pretraining
@@ -83,7 +83,8 @@ def test_distances_by_hand() -> None:
     a, b = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[0.0, 0.0, 3.0, 1.0]])
     assert mean_distance(a, b).item() == (1 + 4 + 0 + 9) / 2
     clones = torch.tensor([[[2.0] * 4, [4.0] * 4]])
-    comparison = Comparison(a, b, clones, {"utterance": torch.full((1, 4), 2.0)})
+    masks = Masks(torch.zeros(1, 1, 0).long(), torch.zeros(1, 1, 1).long())
+    comparison = Comparison(a, b, clones, {"utterance": torch.full((1, 4), 2.0)}, masks, torch.ones(1, 1).bool())
     assert utterance_loss(comparison).item() == (0 + 4 * 4 / 2) / 2
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...errors import ConfigError
+from ...files import replacing
 from ..command_line import exit_status
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ BASE = ("torch", "numpy", "soundfile")
 EXAMPLES = """examples:
   python -m EAT.doctor
   python -m EAT.doctor --device cuda
+  python -m EAT.doctor --checkpoint checkpoints/mine/checkpoint_last.pt --source clips/ --json figures.json
 
 exit status: 0 where every check went well, 1 where one failed, 2 for unusable arguments
 """
@@ -30,11 +35,14 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m EAT.doctor",
         description="What is installed, what the devices can do, and a ten-second check that EAT works here. "
-        "Needs no extra and no network.",
+        "Needs no extra and no network. With --checkpoint instead: what a pre-training has learnt to predict.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
+    top.add_argument("--checkpoint", metavar="CKPT", help="a pre-trained checkpoint to judge, of any format")
+    top.add_argument("--source", nargs="+", metavar="PATH", help="recordings to judge it on: files, folders, manifests")
+    top.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     return top
 
 
@@ -98,11 +106,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status(lambda: run(args))
 
 
+def judge(args: argparse.Namespace, device: torch.device) -> int:
+    """Print what a checkpoint has learnt to predict; returns 0, or 1 where recordings could not be found."""
+    from ...inference.learning import judge_checkpoint
+    from ...inference.sources import find_sources
+
+    if not args.checkpoint or not args.source:
+        raise ConfigError("--checkpoint and --source go together: a checkpoint, and recordings to judge it on.")
+    sources, problems = find_sources(args.source)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    judged = judge_checkpoint(args.checkpoint, [source.address for source in sources], device)
+    print(f"{args.checkpoint}: {judged['clips']} clips")
+    for name, value in judged["figures"].items():
+        print(f"  {name:<26}{value:8.3f}")
+    if judged["without"]:
+        print(f"  without a {' and a '.join(judged['without'])} of its own")
+    print(judged["verdict"])
+    if args.json:
+        with replacing(args.json) as handle:
+            json.dump({"checkpoint": args.checkpoint, **judged}, handle, indent=1)
+            handle.write("\n")
+    return 1 if problems else 0
+
+
 def run(args: argparse.Namespace) -> int:
     """Report and check a machine that has what the base needs; returns 0 or 1. Raises ConfigError for its device."""
     from ..options import choose_device
 
     device = choose_device(args.device)
+    if args.checkpoint or args.source or args.json:
+        return judge(args, device)
     report(device)
     failed = self_check(device)
     print(f"\nEAT does not work here as it should: {', '.join(failed)}" if failed else "\nEAT works here.")
