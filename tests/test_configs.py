@@ -82,6 +82,9 @@ ADDED = {
     "pretraining": {
         **CHOICES,
         "criterion.weights": {},
+        "criterion.max_position_fraction": 0,
+        "criterion.min_skill": 0,
+        "criterion.guarded_from": 5000,
         "model.attention": "softmax",
         "model.decoder": "convolution",
         "model.ema_schedule": "linear",

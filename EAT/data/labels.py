@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,8 @@ from typing import NamedTuple
 from ..errors import DataError
 from ..files import replacing
 from .manifest import Manifest
+
+logger = logging.getLogger("EAT")
 
 DESCRIPTORS = "label_descriptors.csv"
 """The name under which a data folder keeps its label descriptors."""
@@ -127,8 +130,8 @@ def read_lbl(path: str | os.PathLike[str], manifest: Manifest, labels: Sequence[
         The class indices of each clip, none of them twice.
 
     Raises:
-        DataError: for a file that is missing or has another number of clips than the manifest, a clip without a
-            label, or a label that is not among ``labels``.
+        DataError: for a file that is missing or has another number of clips than the manifest or the clips in another
+            order, a clip without a label, or a label that is not among ``labels``.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -141,6 +144,7 @@ def read_lbl(path: str | os.PathLike[str], manifest: Manifest, labels: Sequence[
     # Most clips share few combinations of labels; each is looked up once.
     known: dict[bytes, list[int]] = {}
     clips: list[list[int]] = []
+    ids: list[tuple[int, str]] = []
     for number, line in enumerate(lines, 1):
         line = line.rstrip(b"\r")
         if not line:
@@ -149,12 +153,42 @@ def read_lbl(path: str | os.PathLike[str], manifest: Manifest, labels: Sequence[
         if text not in known or not clip:
             known[text] = _indices(clip, text, index, f"line {number} of the label file {path}")
         clips.append(known[text])
+        ids.append((number, clip.decode("utf-8", "replace")))
     if len(clips) != len(manifest):
         raise DataError(
             f"the label file {path} has {len(clips)} clips, but the manifest {manifest.path} has {len(manifest)}; "
             "they must list the same clips in the same order."
         )
+    _check_ids(path, ids, manifest)
     return [list(clip) for clip in clips]
+
+
+def _check_ids(path: str | os.PathLike[str], ids: Sequence[tuple[int, str]], manifest: Manifest) -> None:
+    """Raise DataError where a line's clip id is that of another line's clip; ids that are no clip's are not compared.
+
+    An id is a clip's where it is its path or its file's name, with or without the ending.
+    """
+    others: set[int] = set()  # hashes, because of millions of names
+    unknown = 0
+    for place, (number, clip) in enumerate(ids):
+        stem = os.path.splitext(clip)[0]
+        if not {clip, stem}.isdisjoint(_ids(manifest.name(place))):
+            continue
+        others = others or {hash(form) for index in range(len(manifest)) for form in _ids(manifest.name(index))}
+        if hash(clip) in others or hash(stem) in others:
+            raise DataError(
+                f"line {number} of the label file {path} is of the clip {clip[:80]!r}, but in the manifest {manifest.path} "
+                f"{manifest.name(place)[:80]!r} stands there; both must list the same clips in the same order."
+            )
+        unknown += 1
+    if unknown:
+        logger.info(f"{unknown:,} of {len(ids):,} clip ids in {path} are the names of no clip, and were not compared")
+
+
+def _ids(name: str) -> tuple[str, ...]:
+    """What a clip may be called: its path and its file's name, with and without the ending."""
+    base = os.path.basename(name)
+    return name, os.path.splitext(name)[0], base, os.path.splitext(base)[0]
 
 
 def _indices(clip: bytes, text: bytes, index: dict[bytes, int], where: str) -> list[int]:

@@ -121,3 +121,30 @@ def test_unusable_label_files(tmp_path, manifest, labels, content, words):
 def test_missing_label_file(tmp_path, manifest, labels):
     with pytest.raises(DataError, match="cannot be read"):
         read_lbl(tmp_path / "train.lbl", manifest, labels)
+
+
+@pytest.mark.parametrize(
+    ("ids", "refused"),
+    [
+        (["a.wav", "b c.wav"], None),
+        (["a", "b c"], None),
+        (["sub/a", "b c"], None),  # the path of no clip
+        (["b c.wav", "a.wav"], 0),
+        (["a", "a"], 1),
+        (["x1", "a"], 1),
+        (["-id_0_10", "other"], None),
+    ],
+)
+def test_labels_in_another_order_than_the_clips(tmp_path, manifest, labels, caplog, ids, refused):
+    (tmp_path / "train.lbl").write_text("\n" + "".join(f"{clip}\t/m/09x0r\n" for clip in ids))
+    with caplog.at_level("INFO", "EAT"):
+        if refused is None:
+            assert read_lbl(tmp_path / "train.lbl", manifest, labels) == [[0], [0]]
+        else:
+            with pytest.raises(
+                DataError, match=f"line {refused + 2} of the label file .* is of the clip '{ids[refused]}'"
+            ):
+                read_lbl(tmp_path / "train.lbl", manifest, labels)
+    strange = {"-id_0_10": "2 of 2", "sub/a": "1 of 2"}.get(ids[0])
+    assert (strange is None) == ("were not compared" not in caplog.text)
+    assert strange is None or f"{strange} clip ids" in caplog.text

@@ -16,7 +16,17 @@ from ..conftest import ROOT
 from ..fairseq_runs import COMMAND, TINY, environment, train, train_distributed
 from ..recordings import write_mixed_manifest
 
+FIGURES = (
+    "frame_position_fraction",
+    "frame_clip_fraction",
+    "frame_skill",
+    "utterance_clip_fraction",
+    "utterance_skill",
+)
+"""What a log says of whether the run learns."""
+
 EVERY_LINE = (
+    *FIGURES,
     "loss",
     "frame_loss",
     "utterance_loss",
@@ -112,7 +122,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(clip_manifest: Path, tmp_pa
     train("pretraining_AS2M", *part, "optimization.max_update=6")
     resumed = train("pretraining_AS2M", *part, "optimization.max_update=12")
     assert whole.values("num_updates")[6:] == resumed.values("num_updates") == [7, 8, 9, 10, 11, 12]
-    for key in ("loss", "frame_loss", "utterance_loss"):
+    for key in ("loss", "frame_loss", "utterance_loss", *FIGURES):
         assert resumed.values(key) == pytest.approx(whole.values(key)[6:], rel=1e-6)
     one, other = saved(tmp_path / "whole")["model"], saved(tmp_path / "part")["model"]
     for name, value in one.items():
@@ -144,6 +154,8 @@ def test_two_processes_equal_one_that_accumulates(clip_manifest: Path, tmp_path:
     two = train_distributed("pretraining_AS2M", 2, *common, f"checkpoint.save_dir={tmp_path}/two")
     for key in ("loss", "frame_loss", "utterance_loss", "gnorm"):
         assert two[0].values(key) == pytest.approx(one.values(key), rel=1e-5)
+    for key in FIGURES:
+        assert two[0].values(key) == pytest.approx(one.values(key), rel=1e-3, abs=1e-4)
     assert len(one.lines) == 5
     for name, value in saved(tmp_path / "one")["model"].items():
         torch.testing.assert_close(saved(tmp_path / "two")["model"][name], value, rtol=1e-4, atol=1e-6)
@@ -228,3 +240,30 @@ def test_the_script_runs_the_recipe_from_where_the_user_stands(clip_manifest: Pa
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert saved(tmp_path / "made here")["cfg"]["dataset"]["batch_size"] == 4
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("guard", "sentence"),
+    [
+        ("max_position_fraction=0.001", "of the targets' variance is a function of the position alone"),
+        ("min_skill=0.9", "of what the position leaves of the targets (criterion.min_skill=0.9)"),
+    ],
+)
+def test_a_run_that_learns_nothing_is_stopped(
+    clip_manifest: Path, tmp_path: Path, precision: str, guard: str, sentence: str
+) -> None:
+    run = train(
+        "pretraining_AS2M",
+        *TINY,
+        f"common.bf16={str(precision == 'bf16').lower()}",
+        f"task.data={clip_manifest}",
+        f"checkpoint.save_dir={tmp_path}",
+        "dataset.batch_size=8",
+        "optimization.max_update=9",
+        "criterion.guarded_from=4",
+        f"criterion.{guard}",
+        expect=1,
+    )
+    assert sentence in run.output and "after 4 updates" in run.output and "usually help" in run.output
+    assert "Traceback" not in run.output
