@@ -177,8 +177,8 @@ def _check_ids(path: str | os.PathLike[str], ids: Sequence[tuple[int, str]], man
         others = others or {hash(form) for index in range(len(manifest)) for form in _ids(manifest.name(index))}
         if hash(clip) in others or hash(stem) in others:
             raise DataError(
-                f"line {number} of the label file {path} is of the clip {clip[:80]!r}, but in the manifest {manifest.path} "
-                f"{manifest.name(place)[:80]!r} stands there; both must list the same clips in the same order."
+                f"line {number} of the label file {path} is of the clip {clip[:80]!r}, where the manifest "
+                f"{manifest.path} has {manifest.name(place)[:80]!r}; both must list the same clips in the same order."
             )
         unknown += 1
     if unknown:
