@@ -37,6 +37,8 @@ MAX_FRAMES = 2**28
 """Samples per channel that are decoded at once: 1 GiB of mono, 4.6 hours at 16 kHz."""
 MAX_MEMBER = 2**31
 """Bytes of a zip's member, and of one chunk of an HDF5 data set."""
+LOUDEST = 1e10
+"""The largest sample that is taken for one: far more than any scale of integers, far less than float32 can square."""
 BLOCK_VALUES = 2**22
 """Values, over all channels, that are decoded before channels are averaged: 16 MiB."""
 SLACK_FRAMES = 2304
@@ -157,10 +159,20 @@ def _read_member(archive_path: str, offset: int, length: int) -> bytes:
 
 
 def _open_packed(source: str, pack: str, key: str) -> Recording:
+    try:
+        return _open_data_set(source, pack, key)
+    except (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        # Of a damaged pack: whatever HDF5 stumbles over, in a link, a table or an attribute.
+        raise DataError(f"{source} cannot be read from its pack ({' '.join(str(error).split())[:200]}).") from None
+
+
+def _open_data_set(source: str, pack: str, key: str) -> Recording:
     file = _hdf5_pack(pack, os.getpid())  # a handle must not be shared with a forked worker
-    if key not in file or not hasattr(file[key], "dtype"):
+    from h5py import Dataset
+
+    data = file.get(key)
+    if not isinstance(data, Dataset):
         raise DataError(f"{pack} holds no data set {key!r}.")
-    data = file[key]
     _check_storage(source, file, data)
     if data.ndim not in (1, 2) or data.dtype.kind not in "if":
         raise DataError(
@@ -175,7 +187,7 @@ def _open_packed(source: str, pack: str, key: str) -> Recording:
 
     try:
         rate = int(data.attrs.get("sample_rate", HDF5_RATE))
-    except (TypeError, ValueError, OSError):
+    except (TypeError, ValueError, OSError, OverflowError):
         raise DataError(f"{source} has a sample_rate attribute that is no number.") from None
     return Recording(data.shape[0], rate, 1 if data.ndim == 1 else data.shape[1], read, lambda: None)
 
@@ -275,7 +287,7 @@ def as_waveform(excerpt: Excerpt) -> Tensor:
     """Resample a decoded part; see :func:`read_audio`.
 
     Raises:
-        DataError: for one that is shorter than 10 ms, or holds NaN or infinity.
+        DataError: for one that is shorter than 10 ms, or holds NaN, infinity or numbers that no audio has.
     """
     source, mono, rate, lead, wanted, new_rate = excerpt
     waveform = torch.from_numpy(mono)
@@ -286,9 +298,17 @@ def as_waveform(excerpt: Excerpt) -> Tensor:
         raise DataError(
             f"{source} holds {len(mono)} samples, {1000 * len(mono) / rate:g} ms; a clip must last 10 ms at least."
         )
-    if not np.isfinite(waveform.numpy()).all():  # ten times as fast as torch.isfinite
-        raise DataError(f"{source} holds samples that are NaN or infinite.")
+    check_samples(source, waveform.numpy())
     return waveform
+
+
+def check_samples(source: str, samples: np.ndarray) -> None:
+    """Raise DataError for samples that are NaN, infinite, or so large that what is computed of them would be."""
+    peak = np.maximum(samples.max(initial=0.0), -samples.min(initial=0.0))
+    if not np.isfinite(peak):
+        raise DataError(f"{source} holds samples that are NaN or infinite.")
+    if peak > LOUDEST:
+        raise DataError(f"{source} holds samples as large as {peak:.3g}; audio lies within [-1, 1].")
 
 
 def read_audio(source: str, max_samples: int | None = None, position: float = 0.0, rate: int = SAMPLE_RATE) -> Tensor:

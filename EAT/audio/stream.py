@@ -9,7 +9,7 @@ from soundfile import LibsndfileError
 from torch import Tensor
 
 from ..errors import DataError
-from .recordings import MIN_SECONDS, open_recording
+from .recordings import MIN_SECONDS, check_samples, open_recording
 from .resampling import SAMPLE_RATE, ratio, resample
 
 BLOCK_SECONDS = 20.0
@@ -82,10 +82,9 @@ class AudioStream:
             raise DataError(
                 f"{self.source} breaks off after {position / rate:.1f} of the {seconds:.1f} s that its header states."
             )
-        mono = torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))
-        if not torch.isfinite(mono).all():
-            raise DataError(f"{self.source} holds samples that are NaN or infinite.")
-        return mono
+        mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+        check_samples(self.source, mono)
+        return torch.from_numpy(mono)
 
     def _resampled(self, block: int) -> Iterator[Tensor]:
         rate, frames = self._recording.rate, self._recording.frames

@@ -17,7 +17,7 @@ from . import eat, huggingface, published_eat
 from .completing import without_initialised
 from .contents import ENCODER, POSITIONS, TEACHER, Checkpoint, Contents
 from .safe import open_checkpoint
-from .shapes import extend_positions
+from .shapes import check_finite, extend_positions
 
 FORMATS: dict[str, ModuleType] = {"eat": eat, "published": published_eat, "huggingface": huggingface}
 WEIGHTS = ("student", "teacher")
@@ -105,10 +105,12 @@ def read_checkpoint(path: str | os.PathLike[str], weights: str = "student") -> C
     path = os.fspath(path)
     contents = read_contents(path)
     encoder = {name: value.float().clone() for name, value in select_encoder(path, contents, weights).items()}
+    check_finite(path, encoder)
     encoder[POSITIONS] = extend_positions(encoder[POSITIONS], contents.settings)
     head = None
     if contents.kind == "classification":
         head = {n: v.float().clone() for n, v in contents.tensors.items() if n.startswith(("norm.", "head."))}
+        check_finite(path, head)
     return Checkpoint(
         path=path,
         format=contents.format,

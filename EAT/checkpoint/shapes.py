@@ -113,3 +113,12 @@ def extend_positions(table: Tensor, settings: EncoderSettings) -> Tensor:
     exact = RULES[settings.positions](table.shape[2], grid)
     rows = min(table.shape[1], exact.shape[1])
     return torch.cat([table[:, :rows], exact[:, rows:].to(table)], dim=1)
+
+
+def check_finite(path: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError where weights are NaN or infinite, as a run leaves them that diverged."""
+    name = next((name for name, value in tensors.items() if not torch.isfinite(value).all()), None)
+    if name is not None:
+        raise CheckpointError(
+            f"{path} holds NaN or infinity in {name}; take a checkpoint from before the run diverged."
+        )

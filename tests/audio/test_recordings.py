@@ -74,6 +74,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder.wav").mkdir()
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
     soundfile.write(tmp_path / "nan.wav", np.full(4000, np.nan), 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "loud.wav", np.full(4000, 1e30), 16000, subtype="FLOAT")
     soundfile.write(tmp_path / "slow.wav", np.zeros(4000), 100)
     cases = {
         "text.wav": "not audio that libsndfile can read",
@@ -81,6 +82,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         "gone.wav": "does not exist",
         "empty.wav": "holds 0 samples",
         "nan.wav": "NaN or infinite",
+        "loud.wav": "samples as large as 1e\\+30",
         "slow.wav": "claims 100 Hz",
         "gone.zip:0:10": "cannot be read",
         "gone.h5/key": "cannot be opened",
@@ -95,6 +97,42 @@ def test_an_hdf5_pack_without_the_clip(clips: list[Path], tmp_path: Path) -> Non
     write_mixed_manifest(tmp_path, clips[:5])
     with pytest.raises(DataError, match="holds no data set 'nothing'"):
         read_audio(str(tmp_path / "audio files" / "pack.h5/nothing"))
+
+
+def test_damaged_packs_are_named_and_nothing_foreign_is_raised(tmp_path: Path) -> None:
+    """Links that dangle, loop or leave, types without data, rates that are none, and bytes that were changed."""
+    import h5py
+
+    pack = tmp_path / "pack.h5"
+    with h5py.File(pack, "w") as file:
+        file["good"] = np.zeros(16000, np.int16)
+        file["dangling"] = h5py.SoftLink("/nowhere")
+        file["loop"] = h5py.SoftLink("/loop")
+        file["outside"] = h5py.ExternalLink("other.h5", "/x")
+        file["type"] = np.dtype("f8")
+        file["group/inner"] = np.zeros(16000, np.int16)
+        for name, rate in (("infinite", np.inf), ("word", "fast"), ("zero", 0)):
+            file[name] = np.zeros(16000, np.int16)
+            file[name].attrs["sample_rate"] = rate
+    assert len(read_audio(f"{pack}/good")) == 8000 and len(read_audio(f"{pack}/group/inner")) == 8000
+    for name in ("dangling", "loop", "outside", "type", "group", "infinite", "word", "zero"):
+        with pytest.raises(DataError, match=r"pack\.h5"):
+            read_audio(f"{pack}/{name}")
+    whole, rng = pack.read_bytes(), np.random.default_rng(0)
+    outcomes = set()
+    for number in range(300):
+        changed = bytearray(whole)
+        for place in rng.integers(len(whole), size=1 + number % 40):
+            changed[place] ^= int(rng.integers(1, 256))
+        path = tmp_path / f"changed{number}.h5"
+        path.write_bytes(changed)
+        try:
+            outcomes.add(len(read_audio(f"{path}/good")))
+        except DataError as error:
+            assert path.name in str(error)
+            outcomes.add("refused")
+        path.unlink()
+    assert "refused" in outcomes and 8000 in outcomes
 
 
 def test_every_committed_clip_is_read(clips: list[Path]) -> None:

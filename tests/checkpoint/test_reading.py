@@ -224,3 +224,14 @@ def test_config_json_is_read(tmp_path):
     assert (checkpoint.settings.num_heads, checkpoint.settings.norm_eps) == (8, 1e-4)
     assert checkpoint.front_end.target_length == 512
     assert checkpoint.settings.head_norm_eps == 1e-5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["official_pretrain.pt", "official_finetune.pt"])
+def test_weights_that_are_not_finite_are_refused(tmp_path, name, value):
+    state = torch.load(CONFORMANCE / name)
+    key = next(key for key in state["model"] if key.endswith("blocks.1.mlp.fc1.weight"))
+    state["model"][key].view(-1)[7] = value
+    torch.save(state, tmp_path / "diverged.pt")
+    with pytest.raises(CheckpointError, match=r"diverged\.pt holds NaN or infinity in blocks\.1\.mlp\.fc1\.weight"):
+        read_checkpoint(tmp_path / "diverged.pt")

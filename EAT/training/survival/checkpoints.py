@@ -57,6 +57,9 @@ def _incomplete(content: dict[str, Any], with_optimizer: bool) -> str | None:
         problem = _misfit(content[name], wanted, name) if name in content else f"it holds no {name!r}"
         if problem is not None:
             return f"{problem}, so it is no training checkpoint"
+    for name, value in content["model"].items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            return f"its {name} holds NaN or infinity"
     for name, state in content["extra_state"].items():
         problem = _misfit(state, TASK_STATE, name) if name.startswith("EAT") else None
         if problem is not None:

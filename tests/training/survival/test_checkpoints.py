@@ -108,6 +108,7 @@ def test_the_newest_good_one_takes_the_place_of_a_damaged_one(tmp_path: Path) ->
         (["last_optimizer_state"], None, "its last_optimizer_state is no dict"),
         (["last_optimizer_state", "param_groups"], [], "its last_optimizer_state.param_groups is empty"),
         (["model"], [1], "its model is no dict"),
+        (["model", "weight"], torch.full((3,), float("nan")), "its weight holds NaN or infinity"),
     ],
 )
 def test_a_malformed_state_is_found_and_replaced(tmp_path: Path, path: list, value: object, problem: str) -> None:
