@@ -31,6 +31,7 @@ GUIDES = (
     "docs/recipes.md",
     "docs/coming-from-the-published-code.md",
     "docs/stability.md",
+    "docs/learning.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/data.md",
