@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .block import Attention, Block, FeedForward, fused_attention
+from .block import Attention, Block, FeedForward, fused_attention, gather
 from .decoder import ConvDecoder, DecoderBlock
 
 LONGEST_MAPPED = 640
@@ -73,13 +73,11 @@ class FastBlock(Block):
         mlp: Any = self.mlp
         if mode == "train":
             qkv, x = _LinearFork.apply(x, attn.qkv.weight, attn.qkv.bias)
+            qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))
+            mapped = rows is None and key_mask is None and x.shape[1] <= LONGEST_MAPPED
+            mixed = _Attention.apply(qkv) if mapped else fused_attention(qkv, key_mask, rows)
         else:
-            qkv = _infer_linear(x, attn.qkv.weight, attn.qkv.bias)
-        qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))
-        if mode == "train" and rows is None and key_mask is None and x.shape[1] <= LONGEST_MAPPED:
-            mixed = _Attention.apply(qkv)
-        else:
-            mixed = fused_attention(qkv, key_mask, rows)
+            mixed = _infer_attention(attn, x, key_mask, rows)
         r = self.norm1(x[:, :rows] + self.drop_path(linear(mixed, attn.proj.weight, attn.proj.bias)))
         if mode == "train":
             hidden, r = _LinearFork.apply(r, mlp.fc1.weight, mlp.fc1.bias)
@@ -111,6 +109,17 @@ def _infer_linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -
     for rows in product.split(256):
         torch.ops.aten.gelu_(rows.add_(bias))
     return product.view(*x.shape[:-1], len(weight))
+
+
+def _infer_attention(attn: Any, x: Tensor, key_mask: Tensor | None, rows: int | None) -> Tensor:
+    """What the heads gather; where a few rows are wanted only their queries are computed."""
+    weight, bias, heads = attn.qkv.weight, attn.qkv.bias, attn.num_heads
+    if rows is None:
+        return fused_attention(_infer_linear(x, weight, bias).unflatten(-1, (3, heads, -1)), key_mask)
+    dim = x.shape[-1]
+    query = _infer_linear(x[:, :rows], weight[:dim], bias[:dim]).unflatten(-1, (heads, -1)).transpose(1, 2)
+    pairs = _infer_linear(x, weight[dim:], bias[dim:]).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+    return gather(query, pairs[0], pairs[1], key_mask)
 
 
 class _Linear(torch.autograd.Function):

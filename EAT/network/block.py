@@ -32,9 +32,13 @@ class Attention(nn.Module):
 def fused_attention(qkv: Tensor, key_mask: Tensor | None = None, rows: int | None = None) -> Tensor:
     """What the heads gather, side by side: (B, S, 3, heads, W) queries, keys and values to (B, rows, heads * W)."""
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, W)
+    return gather(query[:, :, :rows], key, value, key_mask)
+
+
+def gather(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None) -> Tensor:
+    """As :func:`fused_attention`, of queries (B, heads, rows, W), keys and values (B, heads, S, W)."""
     mask = None if key_mask is None else key_mask[:, None, None]
-    mixed = F.scaled_dot_product_attention(query[:, :, :rows], key, value, attn_mask=mask)
-    return mixed.transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 ATTENTIONS: dict[str, type[nn.Module]] = {"softmax": Attention}
