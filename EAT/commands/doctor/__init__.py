@@ -35,12 +35,16 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m EAT.doctor",
         description="What is installed, what the devices can do, and a ten-second check that EAT works here. "
-        "Needs no extra and no network. With --checkpoint instead: what a pre-training has learnt to predict.",
+        "Needs no extra and no network. With --checkpoint instead: what that pre-trained model has learnt.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
-    top.add_argument("--checkpoint", metavar="CKPT", help="a pre-trained checkpoint to judge, of any format")
+    top.add_argument(
+        "--checkpoint",
+        metavar="CKPT",
+        help="one of ours, a published fairseq checkpoint, or a Hugging Face folder or file",
+    )
     top.add_argument("--source", nargs="+", metavar="PATH", help="recordings to judge it on: files, folders, manifests")
     top.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     return top

@@ -11,7 +11,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import soundfile
+import torch
 
 from ...conftest import ROOT
 from ...fairseq_runs import TINY, Run, arguments, environment
@@ -98,3 +103,22 @@ def losses(output: str) -> dict[int, float]:
     found = re.findall(r"\[train_inner\]\[INFO\] - (\{.*\})\n", output)
     lines = [json.loads(line) for line in found]
     return {int(line["num_updates"]): float("nan" if line["loss"] is None else line["loss"]) for line in lines}
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
+
+
+def assert_same_end(folder: Path, reference: Path) -> None:
+    one, other = final(folder), final(reference)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-6, atol=1e-8)
+
+
+def write_noise(folder: Path, count: int) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        soundfile.write(folder / f"{index}.wav", rng.normal(size=8000) * 0.1, 16000)
+    return [f"{index}.wav\t8000" for index in range(count)]
