@@ -206,7 +206,7 @@ def put_in_place(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> 
         with taking_place_of(target) as partial:
             write(partial)
             _sync(partial)
-            problem = corruption(partial)
+            problem = corruption(partial, with_optimizer=False)  # checkpoint.no_save_optimizer_state leaves it out
             if problem is not None:
                 raise CheckpointError(f"{target} cannot be written: read back, {problem}.")
             _keep_previous(target)

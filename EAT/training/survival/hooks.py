@@ -134,6 +134,8 @@ def _falls_back(original: Callable[..., Any]) -> Callable[..., Any]:
     @reports_user_errors
     def load(self: Trainer, filename: str, *args: Any, **kwargs: Any) -> Any:
         _limit_waiting(getattr(self.task.cfg, "process_timeout", 0.0))
+        if PathManager.path_requires_pathmanager(filename):  # no file system of this machine
+            return original(self, filename, *args, **kwargs)
         if self.cfg.checkpoint.restore_file != "checkpoint_last.pt" and not os.path.isfile(filename):
             raise CheckpointError(f"checkpoint.restore_file={filename} is not there; give the file to resume from.")
         if self.data_parallel_rank == 0:

@@ -192,6 +192,15 @@ def test_a_finished_run_says_so_and_changes_nothing(
     assert "Traceback" not in missing.output
 
 
+def test_weights_are_saved_where_the_optimisers_state_is_not_wanted(clip_manifest: Path, tmp_path: Path) -> None:
+    given = (*SMALLEST, f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}", "optimization.max_update=3")
+    train("pretraining_AS2M", *given, "checkpoint.no_save_optimizer_state=true")
+    saved = torch.load(tmp_path / "checkpoint_last.pt")
+    assert "last_optimizer_state" not in saved and saved["optimizer_history"][-1]["num_updates"] == 3
+    again = train("pretraining_AS2M", *given, expect=1)
+    assert "it holds no 'last_optimizer_state'" in again.output and "Traceback" not in again.output
+
+
 def test_a_full_disk_does_not_end_the_run(clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run]) -> None:
     def full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
