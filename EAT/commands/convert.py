@@ -15,15 +15,15 @@ from ..errors import ConfigError, DataError
 from .command_line import described, exit_status
 
 
-def convert(source: str, destination: str, format: str | None = None, weights: str | None = None) -> Contents:
+def convert(source: str, destination: str, file_format: str | None = None, weights: str | None = None) -> Contents:
     """Convert a checkpoint. Every tensor that both formats know keeps its values and its type.
 
     Args:
         source: a checkpoint of any format.
         destination: the file or folder to write.
-        format: ``eat``, ``published`` or ``huggingface``. None follows from ``destination``: a folder or a name that
-            ends in ``.safetensors`` is ``huggingface``; a ``.pt`` file is ``eat``, or ``published`` if the source is
-            ``eat``.
+        file_format: ``eat``, ``published`` or ``huggingface``. None follows from ``destination``: a folder or a name
+            that ends in ``.safetensors`` is ``huggingface``; a ``.pt`` file is ``eat``, or ``published`` if the source
+            is ``eat``.
         weights: keep this encoder alone, the ``student``'s or the ``teacher``'s, without decoder and teacher. None
             keeps everything.
 
@@ -41,7 +41,7 @@ def convert(source: str, destination: str, format: str | None = None, weights: s
         encoder = with_prefix(ENCODER, select_encoder(source, contents, weights))
         kept = {n: v for n, v in contents.tensors.items() if not n.startswith((ENCODER, DECODER, TEACHER))}
         contents = replace(contents, tensors={**encoder, **kept}, initialised=())
-    return write_checkpoint(contents, destination, format or _guess_format(contents, destination))
+    return write_checkpoint(contents, destination, file_format or _guess_format(contents, destination))
 
 
 def _guess_format(contents: Contents, destination: str) -> str:

@@ -18,8 +18,9 @@ from ..checkpoint.shapes import extend_positions
 from ..errors import CheckpointError, DataError
 from ..network.front_end import FrontEnd
 from ..network.learning import effective_rank, pairs, totals
-from ..network.objective import WATCHED, Comparison
-from ..network.pretraining import Batch, Pretraining
+from ..network.objective import WATCHED, positions
+from ..network.patches import mean_of_real
+from ..network.pretraining import Pretraining
 from ..network.settings import PretrainingSettings
 from ..progress import progress_bar
 
@@ -82,10 +83,11 @@ def judge_checkpoint(path: str, sources: Sequence[str], device: torch.device, ba
             compared = model.compare(batch, model.study(batch), model.teach(batch))
             for name, watched in WATCHED.items():
                 sums[name] = sums.get(name, 0.0) + watched.sums(compared).double().cpu()
-            for name, (rows, real) in _targets(compared).items():
-                new = [value.double().cpu() for value in totals(rows, real)]
+            for name in ("frame", "utterance"):
+                new = [value.double().cpu() for value in totals(*positions(compared, name))]
                 known[name] = [a + b for a, b in zip(known[name], new, strict=True)] if name in known else new
-            pooled.append(_pooled(model, batch, compared.real).cpu())
+            tokens = model.teacher.encoder(batch.filterbank).tokens.float()
+            pooled.append(mean_of_real(tokens[:, 1:], compared.real).cpu())
             clips += len(waveforms)
     if clips < 2:
         raise DataError(f"{clips} of {len(sources)} recordings could be read; give two at least, better a hundred.")
@@ -107,22 +109,6 @@ def _read(sources: Sequence[str], front_end: FrontEnd) -> list[Tensor]:
         except DataError as error:
             print(error, file=sys.stderr)
     return waveforms
-
-
-def _targets(compared: Comparison) -> dict[str, tuple[Tensor, Tensor]]:
-    """The targets of the figures that :data:`WATCHED` has, and which of them count."""
-    frame, utterance = compared.targets["frame"], compared.targets["utterance"]
-    return {
-        "frame": (frame, compared.real),
-        "utterance": (utterance.unsqueeze(1), compared.real.any(dim=1, keepdim=True)),
-    }
-
-
-def _pooled(model: Pretraining, batch: Batch, real: Tensor) -> Tensor:
-    """The teacher's last block, averaged over each clip's patches that begin with audio: (B, D)."""
-    tokens = model.teacher.encoder(batch.filterbank).tokens[:, 1:].float()
-    weight = real.to(tokens.dtype).unsqueeze(-1)
-    return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
 def verdict(figures: dict[str, float]) -> str:

@@ -17,6 +17,7 @@ from ..errors import CheckpointError, DataError
 from ..files import replacing
 from ..network.encoder import Encoder
 from ..network.front_end import FrontEnd
+from ..network.patches import mean_of_real, real_patches
 from .model import EATModel
 
 CLS, MEAN = 0, 1
@@ -65,12 +66,10 @@ def pooled_layers(model: EATModel, filterbank: Tensor, lengths: Tensor) -> Tenso
         (B, 1 + depth, 2, D) float32: layer 0 is the input to the first block; CLS, then the mean of the patches.
     """
     tokens = model(filterbank, tuple(range(model.encoder.settings.depth + 1))).float()  # (B, L, 1 + N, D)
-    frames, size = model.front_end.real_frames(lengths, limit=filterbank.shape[2]), model.patch_size
-    real = (frames + size - 1) // size * model.frequency_patches
-    patches = tokens[:, :, 1:]
-    mask = (torch.arange(patches.shape[2]) < real[:, None]).to(tokens.device, tokens.dtype)[:, None, :, None]
-    mean = (patches * mask).sum(dim=2) / mask.sum(dim=2)
-    return torch.stack([tokens[:, :, 0], mean], dim=2)
+    length = filterbank.shape[2]
+    frames = model.front_end.real_frames(lengths.to(tokens.device), limit=length)
+    real = real_patches(frames, model.encoder.grid(length), model.patch_size)
+    return torch.stack([tokens[:, :, 0], mean_of_real(tokens[:, :, 1:], real)], dim=2)
 
 
 def compute_features(

@@ -130,15 +130,20 @@ def _frame_sums(comparison: Comparison) -> Tensor:
         for x in (comparison.predictions, comparison.masked_targets)
     )
     real = comparison.real.gather(1, masked[:, 0]).flatten()
-    return torch.cat([learning.products(comparison.targets["frame"], comparison.real),
-                      learning.errors(predictions, targets, real)])  # fmt: skip
+    return torch.cat([learning.products(*positions(comparison, "frame")), learning.errors(predictions, targets, real)])
 
 
 def _utterance_sums(comparison: Comparison) -> Tensor:
-    target = comparison.targets["utterance"].unsqueeze(1)  # (B, 1, D): a single position
-    cls, real = comparison.cls.detach(), comparison.real.any(dim=1, keepdim=True)
+    target, real = positions(comparison, "utterance")
+    cls = comparison.cls.detach()
     expanded = target.expand(-1, cls.shape[1], -1).flatten(0, 1), real.expand(-1, cls.shape[1]).flatten()
     return torch.cat([learning.products(target, real), learning.errors(cls.flatten(0, 1), *expanded)])
+
+
+def positions(comparison: Comparison, name: str) -> tuple[Tensor, Tensor]:
+    """Targets at each position, (B, N, D), and which of them count, (B, N); utterance targets have one position."""
+    target, real = comparison.targets[name], comparison.real
+    return (target, real) if target.ndim == 3 else (target.unsqueeze(1), real.any(dim=1, keepdim=True))
 
 
 WATCHED: dict[str, Watched] = {

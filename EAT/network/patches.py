@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .settings import EncoderSettings
@@ -19,6 +20,18 @@ class Grid(NamedTuple):
     def patches(self) -> int:
         """N = T * F."""
         return self.time * self.frequency
+
+
+def real_patches(frames: Tensor, grid: Grid, size: int) -> Tensor:
+    """Which patches begin with audio: (B,) frames that hold some, and the side of a patch, to (B, N) bool."""
+    starts = torch.arange(grid.time, device=frames.device) * size
+    return (starts < frames[:, None]).repeat_interleave(grid.frequency, dim=1)
+
+
+def mean_of_real(patches: Tensor, real: Tensor) -> Tensor:
+    """The mean of each clip's patches that hold audio: (B, ..., N, D) and (B, N) to (B, ..., D)."""
+    weight = real.to(patches.dtype).view(len(real), *[1] * (patches.dim() - 3), -1, 1)
+    return (patches * weight).sum(dim=-2) / weight.sum(dim=-2)
 
 
 class PatchEmbedding(nn.Module):

@@ -21,7 +21,7 @@ from .decoder import DECODERS
 from .encoder import Encoder
 from .masking import MASKINGS, Masks
 from .objective import TARGETS, TERMS, WATCHED, Comparison, Targets
-from .patches import Grid
+from .patches import real_patches
 from .random import clone_keys
 from .rows import take_rows
 from .settings import PretrainingSettings, choose
@@ -125,15 +125,10 @@ class Pretraining(nn.Module):
     def compare(self, batch: Batch, student: Student, targets: Targets) -> Comparison:
         """Lay the student's predictions beside the targets of the patches that they predict."""
         masked = take_rows(targets["frame"], batch.masks.masked.flatten(1))  # (B, M * (N - K), D)
-        real = self.real_patches(batch.frames, self.encoder.grid(batch.filterbank.shape[2]))
+        real = real_patches(batch.frames, self.encoder.grid(batch.filterbank.shape[2]), self.settings.patch_size)
         return Comparison(
             student.predictions.flatten(0, 1), masked.flatten(0, 1), student.cls, targets, batch.masks, real
         )
-
-    def real_patches(self, frames: Tensor, grid: Grid) -> Tensor:
-        """Which patches begin with audio: (B,) frames that hold some to (B, N) bool."""
-        starts = torch.arange(grid.time, device=frames.device) * self.settings.patch_size
-        return (starts < frames[:, None]).repeat_interleave(grid.frequency, dim=1)
 
     def update_teacher(self, update: int, masters: dict[str, Tensor] | None = None) -> float:
         """Move the teacher after optimiser update number ``update`` (from 1); returns the decay used.

@@ -21,6 +21,7 @@ from EAT.commands.doctor.machine import EXTRAS, matrix_rate, precisions
 from EAT.inference.learning import open_pretraining
 from EAT.network import front_end, masking
 from EAT.network.learning import frame_figures, products
+from EAT.network.patches import real_patches
 from EAT.network.pretraining import Pretraining
 from EAT.network.settings import MaskSettings
 
@@ -119,7 +120,7 @@ def test_a_checkpoint_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[st
     filterbank = front_end(torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths)
     with torch.no_grad():
         targets = model.targets(model.teacher.encoder, filterbank)["frame"]
-    real = model.real_patches(front_end.real_frames(lengths), model.encoder.grid(1024))
+    real = real_patches(front_end.real_frames(lengths), model.encoder.grid(1024), 16)
     whole = frame_figures(
         torch.cat([products(targets, real), torch.ones(2)])
     )  # pairs of all clips, not of 16 at a time
