@@ -41,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
         help="for one file a name that ends in .npy; else a folder that mirrors the sources, or one .h5, .hdf5 or "
         ".safetensors file")  # fmt: skip
     add("--granularity", choices=GRANULARITIES, default="all",
-        help="all: CLS, then patches (1 + N, D); frame: patches (N, D); utterance: CLS (D) (default all)")  # fmt: skip
+        help="all: CLS, then patches (1 + N, D); frame: patches (N, D); or one vector: utterance: CLS (D); mean of the "
+        "patches (D); rows: mean over time of each frequency row (F D); rows_max: their maxima beside them (2 F D) "
+        "(default all)")  # fmt: skip
     add("--target-length", type=int, metavar="FRAMES",
         help="pad or cut every clip to so many frames of 10 ms, a multiple of 16; by default each keeps its own "
         "length, rounded up to one")  # fmt: skip
