@@ -13,6 +13,7 @@ COMMANDS = {
     "EAT.prepare": "manifests, labels and normalisation constants for a data set or your own recordings",
     "EAT.evaluate": "how well a fine-tuned model does on labelled clips, with a report of pictures",
     "EAT.probe": "how good a model's frozen features are, layer by layer",
+    "EAT.bench": "recipes against each other: pre-trained at equal work, frozen, judged, with intervals",
     "EAT.predict": "classes of recordings, with a timeline for long ones",
     "EAT.convert": "a checkpoint from one format to another: ours, published fairseq, Hugging Face",
     "EAT.export": "a trained model as ONNX",
