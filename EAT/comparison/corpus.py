@@ -36,7 +36,7 @@ class Table(NamedTuple):
     """The column of labels; None: to pre-train on."""
     group: str | None
     every: int = 1
-    """Of the table's lines, every so manieth."""
+    """Of the table's lines, every so many lines."""
 
 
 TABLES = (Table("voices", None, None), Table("esc10", "class", "fold"), Table("fsdd", "digit", "speaker", every=3))

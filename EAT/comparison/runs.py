@@ -127,7 +127,7 @@ def carry_out(
 
 
 def with_controls(bench: Bench, planned: Sequence[Plan]) -> list[Plan]:
-    """The plans with an untrained network for each seed and the log-mel spectrogram once in front."""
+    """The plans with an untrained network for each seed and the log-mel spectrogram once behind."""
     some = [plan for plan in planned if plan.recipe == bench.reference]
     made: list[Plan] = []
     for number, plan in enumerate(some):
@@ -135,7 +135,7 @@ def with_controls(bench: Bench, planned: Sequence[Plan]) -> list[Plan]:
         made += [
             Plan(name, plan.size, plan.seed, plan.base, plan.user_dir, plan.overrides, 0, 0.0) for name in controls
         ]
-    return [*made, *planned]
+    return [*planned, *made]
 
 
 def carry_out_all(
