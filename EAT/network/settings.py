@@ -156,13 +156,16 @@ class TeacherSettings(Settings):
     """The moving average, and what is made of its outputs (method section 5)."""
 
     targets: str = setting("averaged_feed_forward", "what the student predicts")
+    utterance_blocks: int = setting(0, "last blocks that the utterance target is made of; 0: all, SSLAM has 1")
     ema_schedule: str = setting("linear", "how the teacher's decay moves from ema_decay to ema_end_decay")
     ema_decay: float = setting(0.9998, "the teacher's decay at the first update")
     ema_end_decay: float = setting(0.99999, "the teacher's decay after annealing")
     ema_anneal_updates: int = setting(100_000, "updates over which the decay grows")
 
     def check(self) -> None:
-        """Decays in order."""
+        """Decays in order, a number of blocks."""
+        if self.utterance_blocks < 0:
+            raise ConfigError(f"utterance_blocks is {self.utterance_blocks}; it is a number of blocks, 0 for all.")
         if not 0.0 <= self.ema_decay <= self.ema_end_decay <= 1.0:
             raise ConfigError(
                 f"the teacher's decay runs from {self.ema_decay} to {self.ema_end_decay}; "
@@ -171,16 +174,32 @@ class TeacherSettings(Settings):
 
 
 @dataclass
-class PretrainingSettings(TeacherSettings, DecoderSettings, MaskSettings, EncoderSettings):
+class MixtureSettings(Settings):
+    """Mixtures of clips beside the clips (SSLAM's second stage)."""
+
+    mixtures: bool = setting(False, "whether each clip is also seen mixed with the one before it in the batch")
+    foreign_padding: bool = setting(
+        True,
+        "whether a neighbour's padding is mixed in: it is louder than most sound and then takes the place of the "
+        "quieter part of a clip, in the published runs too",
+    )
+
+
+@dataclass
+class PretrainingSettings(MixtureSettings, TeacherSettings, DecoderSettings, MaskSettings, EncoderSettings):
     """Everything that the pre-training network is made of."""
 
     clone_batch: int = setting(16, "masked clones of each clip, which one teacher pass serves")
     compile: bool = setting(False, "compile with torch.compile; on a CPU this needs a C++ compiler")
 
     def check(self) -> None:
-        """At least one clone."""
+        """At least one clone, and no more blocks asked for than there are."""
         if self.clone_batch < 1:
             raise ConfigError(f"clone_batch is {self.clone_batch}; at least one clone per clip is needed.")
+        if self.utterance_blocks > self.depth:
+            raise ConfigError(
+                f"utterance_blocks is {self.utterance_blocks}, but the model has {self.depth} blocks; 0 takes all."
+            )
 
 
 POOLINGS = ("cls", "mean", "linear_softmax")
