@@ -14,6 +14,7 @@ EXTRAS = {
     "plot": ["matplotlib>=3.8"],
     "hdf5": ["h5py>=3.10"],
     "huggingface": ["safetensors>=0.4"],
+    "soxr": ["soxr>=0.3.7"],
     "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
     "slurm": ["hydra-submitit-launcher>=1.2"],
 }

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from . import mp3
-from .resampling import SAMPLE_RATE, ratio, resample
+from .resampling import SAMPLE_RATE, SINC, Resampler
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au")
 """File names that a search of a folder takes for recordings."""
@@ -278,6 +278,7 @@ class Excerpt(NamedTuple):
     """Resampled samples wanted at most."""
     new_rate: int
     """Wanted rate."""
+    resampler: Resampler = SINC
 
 
 def _read_mono(source: str, recording: Recording, start: int, count: int) -> np.ndarray:
@@ -298,7 +299,13 @@ def _read_mono(source: str, recording: Recording, start: int, count: int) -> np.
     return mono[:done]
 
 
-def decode(source: str, max_samples: int | None = None, position: float = 0.0, rate: int = SAMPLE_RATE) -> Excerpt:
+def decode(
+    source: str,
+    max_samples: int | None = None,
+    position: float = 0.0,
+    rate: int = SAMPLE_RATE,
+    resampler: Resampler = SINC,
+) -> Excerpt:
     """Decode what :func:`read_audio` resamples, with the same arguments: all that may wait for a disk or a network.
 
     Raises:
@@ -310,7 +317,7 @@ def decode(source: str, max_samples: int | None = None, position: float = 0.0, r
         if max_samples is not None:
             whole = -(-recording.frames * rate // recording.rate)
             first = int(position * max(0, whole - max_samples))  # of the samples that are wanted
-            old, new, margin = ratio(recording.rate, rate)
+            old, new, margin = resampler.ratio(recording.rate, rate)
             start = max(0, first * old // new - margin) // old * old
             end, lead = -(-(first + max_samples) * old // new) + margin, first - start // old * new
         count = min(end, recording.frames) - start
@@ -324,7 +331,7 @@ def decode(source: str, max_samples: int | None = None, position: float = 0.0, r
         raise DataError(f"{source} breaks off while being decoded ({error}).") from None
     finally:
         recording.close()
-    return Excerpt(source, mono, recording.rate, lead, max_samples, rate)
+    return Excerpt(source, mono, recording.rate, lead, max_samples, rate, resampler)
 
 
 def as_waveform(excerpt: Excerpt) -> Tensor:
@@ -333,10 +340,10 @@ def as_waveform(excerpt: Excerpt) -> Tensor:
     Raises:
         DataError: for one that is shorter than 10 ms, or holds NaN, infinity or numbers that no audio has.
     """
-    source, mono, rate, lead, wanted, new_rate = excerpt
+    source, mono, rate, lead, wanted, new_rate, resampler = excerpt
     waveform = torch.from_numpy(mono)
     if len(mono):
-        waveform = resample(waveform, rate, new_rate)
+        waveform = resampler.resample(waveform, rate, new_rate)
     waveform = waveform[lead : None if wanted is None else lead + wanted]
     if len(waveform) < new_rate * MIN_SECONDS:
         raise DataError(
@@ -355,7 +362,13 @@ def check_samples(source: str, samples: np.ndarray) -> None:
         raise DataError(f"{source} holds samples as large as {peak:.3g}; audio lies within [-1, 1].")
 
 
-def read_audio(source: str, max_samples: int | None = None, position: float = 0.0, rate: int = SAMPLE_RATE) -> Tensor:
+def read_audio(
+    source: str,
+    max_samples: int | None = None,
+    position: float = 0.0,
+    rate: int = SAMPLE_RATE,
+    resampler: Resampler = SINC,
+) -> Tensor:
     """Read a recording, or as much of it as is wanted, as mono at 16 kHz or another rate.
 
     Args:
@@ -363,6 +376,7 @@ def read_audio(source: str, max_samples: int | None = None, position: float = 0.
         max_samples: samples wanted at most, at ``rate``; None reads all. Only that part is decoded and resampled.
         position: where to cut a longer clip, from 0 (its start) to 1 (its end).
         rate: in Hz.
+        resampler: what resamples to it.
 
     Returns:
         (samples,) float32 in [-1, 1]; channels are averaged.
@@ -370,4 +384,4 @@ def read_audio(source: str, max_samples: int | None = None, position: float = 0.
     Raises:
         DataError: for a recording that cannot be read, is shorter than 10 ms, or holds NaN or infinity.
     """
-    return as_waveform(decode(source, max_samples, position, rate))
+    return as_waveform(decode(source, max_samples, position, rate, resampler))

@@ -105,7 +105,7 @@ def _read(sources: Sequence[str], front_end: FrontEnd) -> list[Tensor]:
     waveforms = []
     for source in sources:
         try:
-            waveforms.append(read_audio(source, front_end.samples))
+            waveforms.append(read_audio(source, front_end.samples, **front_end.reading()))
         except DataError as error:
             print(error, file=sys.stderr)
     return waveforms

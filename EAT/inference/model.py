@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..audio.resampling import SAMPLE_RATE, resample
+from ..audio.resampling import SAMPLE_RATE
 from ..checkpoint import Checkpoint, read_checkpoint
 from ..errors import CheckpointError, ConfigError, DataError
 from ..network.acceleration import accelerate
@@ -65,6 +65,11 @@ def load(
     """
     model = EATModel(read_checkpoint(path, weights))
     if norm_mean is not None or norm_std is not None:
+        if "norm_mean" not in model.front_end.settings():
+            raise ConfigError(
+                f"the model's spectrogram={model.front_end.name} normalises each clip by itself; leave out mean and "
+                "standard deviation."
+            )
         mean = model.front_end.norm_mean if norm_mean is None else norm_mean
         std = model.front_end.norm_std if norm_std is None else norm_std
         model.front_end = replace(model.front_end, norm_mean=mean, norm_std=std)
@@ -360,7 +365,8 @@ class EATModel(nn.Module):
         if not values.is_floating_point():
             values = values.float() / (torch.iinfo(values.dtype).max + 1)
         values = values.float()
-        return resample(values if values.ndim == 1 else values.mean(dim=-2), sample_rate, self.front_end.sample_rate)
+        mono = values if values.ndim == 1 else values.mean(dim=-2)
+        return self.front_end.resampler.resample(mono, sample_rate, self.front_end.sample_rate)
 
     @staticmethod
     def _check_clips(clips: Sequence[Tensor]) -> None:

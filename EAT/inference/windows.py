@@ -143,7 +143,7 @@ def write_recording(
     layers, single = model.layer_numbers(layer), layer is None or isinstance(layer, int)
     size, rows_a_step = model.patch_size, model.frequency_patches
     dim, kind = model.encoder.settings.embed_dim, np.dtype(dtype)
-    with AudioStream(source, rate=model.front_end.sample_rate) as stream:
+    with AudioStream(source, **model.front_end.reading()) as stream:
         plan = plan_windows(model, stream.samples, window, hop)
         lead = int(granularity == "all")  # a row for CLS
         rows = lead + plan[-1].keep_to // size * rows_a_step
@@ -218,7 +218,7 @@ def score_recording(
         CheckpointError: for a model that was not fine-tuned.
     """
     window, rate = window or model.front_end.target_length, model.front_end.sample_rate
-    with AudioStream(source, rate=rate) as stream:
+    with AudioStream(source, **model.front_end.reading()) as stream:
         duration = stream.samples / rate
         plan = plan_windows(model, stream.samples, window, hop)
         for windows, clips in read_windows(model, stream, plan, batch_size):
