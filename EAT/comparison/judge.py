@@ -37,9 +37,9 @@ def encoded(model: EATModel, task: Task, batch_size: int = 64) -> Features:
     length, step = front_end.target_length, front_end.target_length * front_end.hop
     parts: list[tuple[int, Tensor]] = []  # clip, a piece's samples
     for clip in range(len(task.manifest)):
-        waveform = read_audio(task.manifest.source(clip), rate=front_end.sample_rate)
+        waveform = read_audio(task.manifest.source(clip), **front_end.reading())
         starts = range(0, max(1, len(waveform) - front_end.window + 1), step)
-        parts += [(clip, waveform[start : start + front_end.samples]) for start in starts]
+        parts += [(clip, waveform[start : start + front_end.samples_for(length)]) for start in starts]
     summaries: dict[int, Summary] = {}
     for first in range(0, len(parts), batch_size):
         batch = parts[first : first + batch_size]
@@ -63,7 +63,7 @@ def log_mel(task: Task, front_end: FrontEnd) -> Features:
     """
     found: dict[str, list[np.ndarray]] = {"mean": [], "rows": [], "rows_max": []}
     for clip in range(len(task.manifest)):
-        waveform = read_audio(task.manifest.source(clip), rate=front_end.sample_rate)
+        waveform = read_audio(task.manifest.source(clip), **front_end.reading())
         mel = front_end.spectrogram((waveform - waveform.mean()).unsqueeze(0))[0].numpy()
         steps = np.diff(mel, axis=0) if len(mel) > 1 else np.zeros_like(mel)
         statistics = [mel.mean(axis=0), mel.std(axis=0), steps.std(axis=0)]
