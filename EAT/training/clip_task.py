@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from ..network.front_end import FRONT_ENDS, FrontEnd
 from ..network.settings import choose, setting
 from ..progress import Pace
+from .clip_batches import ClipBatches
 from .fairseq_clips import FairseqClips
 from .fairseq_support import describe_device, record, reports_user_errors
 from .survival.numbers import NonfiniteUpdates
@@ -62,6 +63,7 @@ class ClipTaskConfig(AugmentationSettings, FairseqDataclass):
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
     max_update: int = II("optimization.max_update")
+    update_freq: list[int] = II("optimization.update_freq")
     log_format: str | None = II("common.log_format")
     cpu: bool = II("common.cpu")
     bf16: bool = II("common.bf16")
@@ -167,8 +169,8 @@ class ClipTask(FairseqTask):
         return "float32"
 
     @reports_user_errors
-    def get_batch_iterator(self, dataset: FairseqClips, *args: Any, **kwargs: Any) -> Any:
-        """Fairseq's iterator over batches; in training there must be one for every device."""
+    def get_batch_iterator(self, dataset: FairseqClips, *args: Any, **kwargs: Any) -> ClipBatches:
+        """The iterator over batches; in training there must be one for every device."""
         devices, batch_size = kwargs.get("num_shards", 1), kwargs.get("max_sentences") or 1
         training = dataset is self.datasets.get(self.cfg.train_subset)
         if training and len(dataset) <= (devices - 1) * batch_size:
@@ -176,7 +178,9 @@ class ClipTask(FairseqTask):
                 f"{dataset.manifest.path} lists {len(dataset)} clips, too few for each of {devices} devices to get a "
                 f"batch when dataset.batch_size is {batch_size}; lower the batch size or use fewer devices."
             )
-        return super().get_batch_iterator(dataset, *args, **kwargs)
+        if kwargs.get("grouped_shuffling"):
+            raise ConfigError("dataset.grouped_shuffling is for clips of many lengths; all are of one, leave it false.")
+        return ClipBatches(super().get_batch_iterator(dataset, *args, **kwargs), self.cfg.update_freq)
 
     def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A batch with its filterbank on the device, augmented where it is to be."""

@@ -28,6 +28,8 @@ NEEDED: dict[str, Any] = {
     "last_optimizer_state": {"state": dict, "param_groups": [dict]},
 }
 """What makes a file a checkpoint that training can resume from; lists are not empty and numbers not negative."""
+PLACE: dict[str, Any] = {"clips": int, "batch_size": int, "order": int}
+"""Where a run is in an epoch; checkpoints of 1.0 do without."""
 TASK_STATE: dict[str, Any] = {"nonfinite": {"total": int, "in_row": int}, "scaler": dict}
 
 
@@ -57,6 +59,9 @@ def _incomplete(content: dict[str, Any], with_optimizer: bool) -> str | None:
         problem = _misfit(content[name], wanted, name) if name in content else f"it holds no {name!r}"
         if problem is not None:
             return f"{problem}, so it is no training checkpoint"
+    place = content["extra_state"]["train_iterator"]
+    if "clips" in place and (problem := _misfit(place, PLACE, "extra_state.train_iterator")):
+        return problem
     for name, value in content["model"].items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
             return f"its {name} holds NaN or infinity"

@@ -26,6 +26,7 @@ from fairseq.file_io import PathManager
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
+from ...checkpoint.fairseq_file import section
 from ...errors import CheckpointError, TrainingError
 from ...moved import RENAMED
 from ..fairseq_support import reports_user_errors
@@ -168,16 +169,22 @@ def _limit_waiting(seconds: float) -> None:
 
 
 def _with_plain_settings(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Without it, no run of several processes could be resumed, and one of release 1.0 would log empty meters.
+    """Without it, no run of several processes could be resumed, and one of release 1.0 would log empty meters and take
+    its place in an epoch for that of as many devices and clips a batch as there are now.
 
     The first process sends what it read to the others, who refuse to unpickle the settings' class.
     """
 
     @functools.wraps(original)
-    def load(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        state = original(*args, **kwargs)
+    def load(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = original(path, *args, **kwargs)
         if OmegaConf.is_config(state.get("cfg")):
             state["cfg"] = OmegaConf.to_container(state["cfg"])
+        place = state.get("extra_state", {}).get("train_iterator", {})
+        if "clips" not in place:  # before 1.1, a number of batches of a device
+            dataset, devices = (section(path, state, name) for name in ("dataset", "distributed_training"))
+            place["batch_size"] = dataset.get("batch_size")
+            place["devices"] = devices.get("distributed_world_size")
         meters = state.get("extra_state", {}).get("metrics", {})
         for name, kept in meters.items():
             meters[name] = [(priority, RENAMED.get(key, key), *rest) for priority, key, *rest in kept]
@@ -314,9 +321,7 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _save_between_updates(cfg: Any, trainer: Any, epoch_itr: Any) -> None:
     """Save what the last whole update left; batches taken for the next one are given back."""
-    iterator, frequency = epoch_itr._cur_epoch_itr, cfg.optimization.update_freq
-    if iterator is not None:
-        iterator.n -= iterator.n % frequency[min(epoch_itr.epoch, len(frequency)) - 1]
+    epoch_itr.back_to_update()
     if trainer.get_num_updates() > 0 and not dist.is_initialized():  # alone: others may be in the midst of an update
         checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
 

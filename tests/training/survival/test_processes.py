@@ -14,7 +14,7 @@ import torch
 
 from ...fairseq_runs import train
 from ...recordings import hanging
-from .running import SMALLEST, LiveRun, assert_same_end, losses, write_noise
+from .running import SMALLEST, LiveRun, assert_same_end, final, losses, write_noise
 
 pytestmark = pytest.mark.faults
 
@@ -73,6 +73,31 @@ def test_one_rank_killed_another_stopped_and_both_restarted(clip_manifest: Path,
             assert [run.status for run in ended] == [0, 0]
     assert losses(output) == pytest.approx(losses(expected[0].output), rel=1e-6)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_two_processes_and_one_take_turns(clip_manifest: Path, tmp_path: Path) -> None:
+    """As many clips an update are the same clips, and the weights the same to the last bit."""
+
+    def both(folder: str, updates: int) -> str:
+        pair = ranks(tmp_path / folder, clip_manifest, f"optimization.max_update={updates}", "common.bf16=true")
+        ended = [run.finish() for run in pair]
+        assert [run.status for run in ended] == [0, 0], ended[0].output[-2000:] + ended[1].output[-2000:]
+        return ended[0].output
+
+    whole = both("whole", 36)
+    output = both("run", 5)
+    last = tmp_path / "run" / "checkpoint_last.pt"
+    saved = torch.load(last)
+    for name in ("clips", "batch_size", "order"):  # as release 1.0 kept its place
+        del saved["extra_state"]["train_iterator"][name]
+    torch.save(saved, last)
+    alone = ("dataset.batch_size=2", "optimization.update_freq=[2]", "common.bf16=true", "optimization.max_update=12")
+    given = (f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}/run")
+    output += train("pretraining_AS2M", *SMALLEST, *given, *alone).output + both("run", 36)
+    assert len(losses(whole)) == 36  # of which 31 are an epoch
+    assert losses(output) == pytest.approx(losses(whole), rel=1e-6)
+    one, other = final(tmp_path / "run"), final(tmp_path / "whole")
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_a_rank_that_hangs_is_waited_for_no_longer_than_is_set(clip_manifest: Path, tmp_path: Path) -> None:
