@@ -283,6 +283,9 @@ class FineTuningSettings(HeadSettings, _Undecided):
     )
     weights: str = setting("student", "which encoder of model_path: 'student' or 'teacher'")
     freeze_encoder: bool = setting(False, "train the head alone")
+    frozen_drop_path: bool = setting(
+        False, "whether DropPath acts in a frozen encoder too, as in SSLAM's published linear evaluation"
+    )
     layer_decay: float = setting(1.0, "learning rate of block i of L is scaled by layer_decay^(L - i)")
 
     def check(self) -> None:
