@@ -15,6 +15,7 @@ COMMANDS = {
     "EAT.probe": "how good a model's frozen features are, layer by layer",
     "EAT.bench": "recipes against each other: pre-trained at equal work, frozen, judged, with intervals",
     "EAT.predict": "classes of recordings, with a timeline for long ones",
+    "EAT.weights": "published checkpoints by name, and your own as a folder to publish",
     "EAT.convert": "a checkpoint from one format to another: ours, published fairseq, Hugging Face",
     "EAT.export": "a trained model as ONNX",
     "EAT.plot": "pictures of training runs, masks and features",

@@ -28,7 +28,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--checkpoint": {
         "required": True, "metavar": "CKPT",
-        "help": "one of ours, a published fairseq checkpoint, or a Hugging Face folder or file",
+        "help": "one of ours, a published fairseq one, a Hugging Face folder or file, or a name of EAT.weights",
     },
     "--weights": {
         "choices": WEIGHTS, "default": "student",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..checkpoint.hub import locate
 from ..data.labels import DESCRIPTORS, read_descriptors, read_lbl
 from ..data.manifest import Manifest
 from ..errors import ConfigError, DataError
@@ -92,7 +93,7 @@ def open_splits(args: argparse.Namespace, model: EATModel) -> tuple[list[Split],
     front_end = model.front_end
     if args.target_length is not None:
         front_end = replace(front_end, target_length=args.target_length)
-    key = f"untrained {args.seed} {model.encoder.settings}" if args.untrained else content_hash(args.checkpoint)
+    key = f"untrained {args.seed} {model.encoder.settings}" if args.untrained else content_hash(locate(args.checkpoint))
     cache = args.cache or args.data / "features"
     splits = []
     for name, manifest, truth in zip(names, manifests, truths, strict=True):

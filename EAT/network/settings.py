@@ -278,8 +278,8 @@ class FineTuningSettings(HeadSettings, _Undecided):
 
     model_path: str | None = setting(
         None,
-        "checkpoint to start from: one of ours, a published fairseq one, or a published Hugging Face folder; "
-        "null trains from scratch",
+        "checkpoint to start from: one of ours, a published fairseq one, a published Hugging Face folder, or a "
+        "name, see EAT.weights; null trains from scratch",
     )
     weights: str = setting("student", "which encoder of model_path: 'student' or 'teacher'")
     freeze_encoder: bool = setting(False, "train the head alone")
