@@ -15,6 +15,7 @@ EXTRAS = {
     "hdf5": ["h5py>=3.10"],
     "huggingface": ["safetensors>=0.4"],
     "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
+    "table": ["pyarrow>=16"],
     "slurm": ["hydra-submitit-launcher>=1.2"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
