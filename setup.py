@@ -17,6 +17,7 @@ EXTRAS = {
     "soxr": ["soxr>=0.3.7"],
     "hub": ["huggingface_hub>=0.34", "safetensors>=0.4"],
     "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
+    "table": ["pyarrow>=16"],
     "slurm": ["hydra-submitit-launcher>=1.2"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})

@@ -23,7 +23,7 @@ from ..inference.probe_features import POOLINGS, cached_features, content_hash, 
 from ..inference.probes import Features, ProbeResult, check_settings, probe, probe_mix
 from ..progress import progress
 from .command_line import described, exit_status
-from .options import LABELLED, add_flags, multi_label, open_model
+from .options import LABELLED, add_flags, multi_label, open_model, status
 
 MIX = "mix"
 EXAMPLES = """
@@ -165,7 +165,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         write_table(args.output, results, weights, unit)
         print(f"table -> {args.output}")
-    return 1 if train.unreadable or evaluation.unreadable else 0
+    unreadable = train.unreadable + evaluation.unreadable
+    return status(args, unreadable, len(train.truth) + len(evaluation.truth) + unreadable)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

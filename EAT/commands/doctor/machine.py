@@ -36,6 +36,7 @@ EXTRAS = (
     Extra("huggingface", ("safetensors",), "Hugging Face checkpoints"),
     Extra("soxr", ("soxr",), "resampling for BAT models"),
     Extra("hub", ("huggingface_hub", "safetensors"), "checkpoints by name"),
+    Extra("table", ("pyarrow",), "features and predictions as Parquet"),
     Extra("onnx", ("onnx", "onnxscript", "onnxruntime"), "EAT.export"),
     Extra("slurm", ("hydra-submitit-launcher",), "training jobs through SLURM"),
 )
