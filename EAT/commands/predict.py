@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..checkpoint.classes import check_same
 from ..data.labels import Label, read_descriptors
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files import replacing
@@ -23,8 +24,8 @@ from .options import RECORDINGS, add_flags, open_model, workers
 from .prediction_text import TEXT_FORMATS, render
 
 EXAMPLES = """
-python -m EAT.predict --source clip.wav --checkpoint finetuned.pt --labels class_labels_indices.csv --top-k 5
-python -m EAT.predict --source recordings/ --checkpoint finetuned.pt --labels labels.csv --format csv --output all.csv
+python -m EAT.predict --source clip.wav --checkpoint finetuned.pt --top-k 5
+python -m EAT.predict --source recordings/ --checkpoint finetuned.pt --format csv --output all.csv
 python -m EAT.predict --source street.mp3 --checkpoint finetuned.pt --labels labels.csv --picture street.png
 """
 
@@ -38,8 +39,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add = top.add_argument
     add_flags(top, *RECORDINGS)
-    add("--labels", required=True, metavar="CSV",
-        help="label descriptors: index,label[,display name], or AudioSet's class_labels_indices.csv")  # fmt: skip
+    add("--labels", metavar="CSV",
+        help="label descriptors, index,label[,display name] or AudioSet's class_labels_indices.csv: what the classes "
+        "are called, where the checkpoint does not say so or other words are wanted for them")  # fmt: skip
     add("--top-k", type=int, default=12, metavar="K", help="classes shown (default 12)")
     add("--format", choices=TEXT_FORMATS, default="table", help="audacity is a label track; default table")
     add("--output", metavar="FILE", help="where the text goes; by default to the terminal")
@@ -52,14 +54,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _check(options: argparse.Namespace, model: EATModel, labels: Sequence[Label]) -> tuple[int, int]:
+def _classes(options: argparse.Namespace, model: EATModel) -> Sequence[Label]:
     if model.num_classes is None:
         raise CheckpointError(f"{options.checkpoint} was pre-trained, not fine-tuned, and knows no classes.")
-    if model.num_classes != len(labels):
-        raise ConfigError(
-            f"{options.labels} names {len(labels)} classes, but {options.checkpoint} knows {model.num_classes}; "
-            "give the descriptors it was trained with."
-        )
+    if options.labels is None:
+        if model.classes is None:
+            raise ConfigError(f"{options.checkpoint} does not say what its classes are called; give --labels.")
+        return model.classes
+    labels = read_descriptors(options.labels)
+    check_same(model.classes, labels, model.num_classes, options.checkpoint, options.labels)
+    return labels
+
+
+def _check(options: argparse.Namespace, model: EATModel) -> tuple[int, int]:
     if options.top_k < 1:
         raise ConfigError(f"--top-k is {options.top_k}; it must be at least 1.")
     window = options.window or model.front_end.target_length
@@ -74,7 +81,6 @@ def _check(options: argparse.Namespace, model: EATModel, labels: Sequence[Label]
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; returns the exit status, 0 or 1. Raises ConfigError, CheckpointError or DataError."""
-    labels = read_descriptors(options.labels)
     sources, problems = find_sources(options.source)
     several = len(sources) > 1 or any(os.path.isdir(path) for path in options.source)
     if options.format == "audacity" and several:
@@ -85,7 +91,8 @@ def run(options: argparse.Namespace) -> int:
     if options.picture and several:
         pictures = [str(Path(options.picture) / name) for name in output_names(sources, ".png")]
     model = open_model(options)
-    window, hop = _check(options, model, labels)
+    labels = _classes(options, model)
+    window, hop = _check(options, model)
     failed = len(problems)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
