@@ -66,6 +66,7 @@ class _StartUpFilter(logging.Filter):
         "Preparing to save checkpoint",
         "Saving checkpoint to",
         "Finished saving checkpoint",
+        "Saved checkpoint",
         "State of ",
     )
 
