@@ -14,7 +14,10 @@ EXTRAS = {
     "plot": ["matplotlib>=3.8"],
     "hdf5": ["h5py>=3.10"],
     "huggingface": ["safetensors>=0.4"],
+    "soxr": ["soxr>=0.3.7"],
+    "hub": ["huggingface_hub>=0.34", "safetensors>=0.4"],
     "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
+    "table": ["pyarrow>=16"],
     "slurm": ["hydra-submitit-launcher>=1.2"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
@@ -27,7 +30,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["EAT", "EAT.*"]),
-    package_data={"EAT": ["py.typed"]},
+    package_data={"EAT": ["py.typed"], "EAT.checkpoint": ["weights.json"]},
     python_requires=">=3.11,<3.13",
     install_requires=["torch>=2.6", "numpy>=1.26", "soundfile>=0.12.1", "tqdm>=4.60"],
     extras_require=EXTRAS,

@@ -38,6 +38,7 @@ GUIDES = (
     "docs/scaling.md",
     "docs/troubleshooting.md",
     "docs/dependencies.md",
+    "docs/weights.md",
     "feature_extract/README.md",
     "config/run_config/README.md",
     "CONTRIBUTING.md",
@@ -46,6 +47,7 @@ GUIDES = (
 NOT_RUN = {
     "bash scripts/demo.sh": "takes minutes; tests/test_demo.py runs it",
     "bash scripts/test.sh": "runs this very test",
+    "python -m EAT.weights fetch": "needs a network; tests/checkpoint/test_hub.py runs it against a Hub of its own",
     "pip install": "would change the environment that the tests run in; scripts/demo.sh installs",
 }
 """Beginnings of commands that a test cannot run, and why. Every other command of a shell block is run."""
@@ -61,6 +63,7 @@ MADE = {
         "checkpoints/pretraining_AS2M/checkpoint_last.pt",
         "checkpoints/two/checkpoint_last.pt",
     ],
+    "docs/weights.md": ["sounds/model.safetensors", "sounds/README.md"],
     "feature_extract/README.md": ["features/drum", "street.png", "EAT-base-hf/model.safetensors", "eat.onnx"],
 }
 """Some of what the commands must leave behind."""

@@ -13,7 +13,8 @@ import pytest
 from .conftest import CONFORMANCE, ROOT
 
 PACKAGES = ("torch", "torchaudio", "numpy", "soundfile")
-ABSENT = ("fairseq", "hydra", "omegaconf", "transformers", "tqdm", "safetensors", "h5py", "matplotlib", "sklearn")
+ABSENT = ("fairseq", "hydra", "omegaconf", "transformers", "tqdm", "safetensors", "h5py", "matplotlib", "sklearn",
+          "huggingface_hub")  # fmt: skip
 
 START = """
 import importlib.util, runpy, sys
@@ -83,6 +84,7 @@ def test_prediction(tmp_path, clips, packages):
     "arguments, extra",
     [
         (["--checkpoint", "{c}/hf_pretrain", "--output", "{t}/o"], "eat-audio[huggingface]"),
+        (["--checkpoint", "EAT-base_epoch30_pretrain", "--output", "{t}/o"], "eat-audio[hub]"),
         (["--checkpoint", "{c}/official_pretrain.pt", "--output", "{t}/o.h5"], "eat-audio[hdf5]"),
     ],
 )

@@ -15,6 +15,8 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
+from EAT.checkpoint import read_checkpoint
+
 from .conftest import CLIPS, CONFORMANCE, ROOT
 from .data.prepare.test_speech_commands import WORDS
 from .fairseq_runs import COMMAND, Run, environment, train
@@ -28,7 +30,38 @@ CPU = (
     "lr_scheduler.warmup_updates=1",
 )
 
+SPASS = {
+    "optimization.max_update": 3906,
+    "lr_scheduler.warmup_updates": 390,
+    "optimization.lr": [5e-5],
+    "dataset.batch_size": 48,
+    "task.target_length": 1024,
+    "task.mixup_alpha": 0.8,
+    "task.time_mask": 0.2,
+    "criterion.loss": "bce_per_positive",
+    "task.norm_mean": -5.275,
+    "task.norm_std": 3.268,
+    "model.num_classes": None,
+    "checkpoint.best_checkpoint_metric": "mAP",
+}
+
 PUBLISHED = {
+    "finetuning_SPASS": {**SPASS, "model.freeze_encoder": False},
+    "finetuning_SPASS_linear": {
+        **SPASS,
+        "lr_scheduler.warmup_updates": 0,
+        "optimization.lr": [1e-3],
+        "model.freeze_encoder": True,
+        "model.frozen_drop_path": True,
+    },
+    "finetuning_AS2M_SSLAM": {
+        "optimization.max_update": 400000,
+        "lr_scheduler.warmup_updates": 40000,
+        "optimization.lr": [5e-5],
+        "dataset.batch_size": 96,
+        "task.weights": "weights",
+        "task.samples_per_epoch": 200000,
+    },
     "finetuning_AS2M": {
         "optimization.max_update": 300000,
         "lr_scheduler.warmup_updates": 30000,
@@ -206,6 +239,38 @@ def test_audioset_by_weight(audioset: Path, tmp_path: Path) -> None:
     assert "each epoch draws 8 of 16 clips by weight" in run.output and len(run.lines) == 3
     printed = evaluate(data, tmp_path)
     assert float(re.search(r"mAP\D+([\d.]+)", printed)[1]) == pytest.approx(score(tmp_path), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["finetuning_AS2M_SSLAM", "finetuning_SPASS", "finetuning_SPASS_linear"])
+def test_sslam_downstream(audioset: Path, tmp_path: Path, name: str) -> None:
+    data = tmp_path / "data"
+    prepare_audioset(audioset, data)
+    own = ("model.num_classes=3", "task.samples_per_epoch=8") if "AS2M" in name else ()
+    start = CONFORMANCE / "sslam_pretrain.pt"
+    run = fine_tune(name, data, tmp_path, f"model.model_path={start}", *own)
+    assert f"encoder from the published pretraining checkpoint {start}" in run.output and len(run.lines) == 3
+    printed = evaluate(data, tmp_path)
+    assert float(re.search(r"mAP\D+([\d.]+)", printed)[1]) == pytest.approx(score(tmp_path), abs=1e-4)
+    trained = torch.load(tmp_path / "run" / "checkpoint_last.pt")["model"]
+    frozen = torch.equal(trained["encoder.cls_token"], read_checkpoint(start).encoder["cls_token"])
+    assert frozen == ("linear" in name) and trained["head.weight"].shape == (3, 64)
+
+
+def test_a_small_model_at_its_own_size(audioset: Path, tmp_path: Path) -> None:
+    data, short = tmp_path / "data", ("task.target_length=128", "dataset.batch_size=2", "common.bf16=true")
+    prepare_audioset(audioset, data)
+    run = train(
+        "pretraining_AS2M_small", *CPU, *short, "common.log_format=json", f"task.data={data}", "model.clone_batch=2",
+        "distributed_training.distributed_world_size=1", f"checkpoint.save_dir={tmp_path}/small",
+    )  # fmt: skip
+    assert "22.0 M trained parameters" in run.output and len(run.lines) == 3
+    start = f"model.model_path={tmp_path}/small/checkpoint_last.pt"
+    for name in ("finetuning_AS20K_small", "finetuning_AS2M_small"):
+        tuned = fine_tune(
+            name, data, tmp_path / name, *short, start, "model.num_classes=3", "task.samples_per_epoch=8",
+            "dataset.disable_validation=true",
+        )  # fmt: skip
+        assert "21.4 M trained parameters" in tuned.output and len(tuned.lines) == 3
 
 
 def test_audioset_balanced(audioset: Path, tmp_path: Path) -> None:

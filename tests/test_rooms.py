@@ -23,7 +23,19 @@ FLOORS = {
     "tasks": 7,
     "models": 7,
 }
-DOORS = {"__init__", "__main__", "convert", "doctor", "evaluate", "export", "plot", "predict", "prepare", "probe"}
+DOORS = {
+    "__init__",
+    "__main__",
+    "convert",
+    "doctor",
+    "evaluate",
+    "export",
+    "plot",
+    "predict",
+    "prepare",
+    "probe",
+    "weights",
+}
 FILES = sorted((ROOT / "EAT").rglob("*.py"))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .recordings import MIN_SECONDS, check_samples, open_recording
-from .resampling import SAMPLE_RATE, ratio, resample
+from .resampling import SAMPLE_RATE, SINC, Resampler
 
 BLOCK_SECONDS = 20.0
 
@@ -25,13 +25,20 @@ class AudioStream:
         source: path or container address, as for :func:`EAT.audio.recordings.read_audio`.
         block_seconds: how much is decoded at once.
         rate: in Hz.
+        resampler: what resamples to it.
 
     Raises:
         DataError: for a recording that cannot be opened or is shorter than 10 ms.
     """
 
-    def __init__(self, source: str, block_seconds: float = BLOCK_SECONDS, rate: int = SAMPLE_RATE) -> None:
-        self.source, self.rate = source, rate
+    def __init__(
+        self,
+        source: str,
+        block_seconds: float = BLOCK_SECONDS,
+        rate: int = SAMPLE_RATE,
+        resampler: Resampler = SINC,
+    ) -> None:
+        self.source, self.rate, self.resampler = source, rate, resampler
         self._recording = open_recording(source)
         self.samples = -(-self._recording.frames * rate // self._recording.rate)
         """Length at that rate, as the header has it."""
@@ -88,7 +95,7 @@ class AudioStream:
 
     def _resampled(self, block: int) -> Iterator[Tensor]:
         rate, frames = self._recording.rate, self._recording.frames
-        old, new, margin = ratio(rate, self.rate)
+        old, new, margin = self.resampler.ratio(rate, self.rate)
         block = max(block, 2 * margin + old)
         held, base, position, done = torch.zeros(0), 0, 0, 0  # input from sample ``base``; ``done`` outputs are out
         while position < frames:
@@ -98,7 +105,7 @@ class AudioStream:
             upto = self.samples if position == frames else max(0, position - margin) // old * new
             if upto > done:
                 first = base // old * new
-                yield resample(held, rate, self.rate)[done - first : upto - first]
+                yield self.resampler.resample(held, rate, self.rate)[done - first : upto - first]
                 done = upto
                 keep = max(base, done // new * old - margin)
                 held, base = held[keep - base :].clone(), keep

@@ -75,7 +75,7 @@ def with_masters(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The model's tensors, half-precision ones replaced by the optimiser's float32 originals where it kept them.
 
     The originals carry no names, only the order of the trained parameters. They are taken only if each has the shape
-    of its parameter and, rounded, is that parameter bit for bit.
+    of its parameter and, rounded, is that parameter bit for bit; fairseq saves half-precision parameters as float32.
     """
     tensors: dict[str, Tensor] = dict(state["model"])
     optimizer = state.get("last_optimizer_state")
@@ -86,8 +86,9 @@ def with_masters(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if len(trained) < len(masters):
         return tensors
     pairs = list(zip(trained[-len(masters) :], masters, strict=True))  # what is frozen comes first
-    if all(tensors[n].shape == m.shape and torch.equal(m.to(tensors[n].dtype), tensors[n]) for n, m in pairs):
-        tensors.update(pairs)
+    for half in (torch.bfloat16, torch.float16):
+        if all(tensors[n].shape == m.shape and torch.equal(m.to(half).float(), tensors[n].float()) for n, m in pairs):
+            return tensors | dict(pairs)
     return tensors
 
 

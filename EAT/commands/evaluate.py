@@ -11,7 +11,7 @@ from ..inference.evaluation import Evaluation, evaluate
 from ..inference.evaluation_tables import left_out, summary, write_tables
 from ..pictures.report import write_report
 from .command_line import described, exit_status
-from .options import LABELLED, add_flags, multi_label, open_model
+from .options import LABELLED, add_flags, multi_label, open_model, status
 
 EXAMPLES = """
 python -m EAT.evaluate --data prepared --checkpoint checkpoints/finetuning_demo/checkpoint_best.pt
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         write_tables(args.report, evaluation, args.checkpoint)
         print(f"report -> {write_report(args.report, evaluation, args.checkpoint)}")
-    return 1 if evaluation.unreadable else 0
+    return status(args, evaluation.unreadable, len(evaluation.manifest))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

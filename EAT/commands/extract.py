@@ -13,10 +13,12 @@ from ..errors import ConfigError
 from ..inference.extraction import ExtractionOptions, extract_all
 from ..inference.feature_files import FILE_FORMATS, SUFFIXES, check_library, check_writable, pack, packed, parts_folder
 from ..inference.model import GRANULARITIES, EATModel
+from ..inference.readouts import READOUTS
 from ..inference.sources import Source, find_sources, output_names
+from ..inference.tables import TABLES
 from ..inference.windows import WINDOW, check_windows, half_window
 from .command_line import described, exit_status
-from .options import RECORDINGS, add_flags, open_model, workers
+from .options import RECORDINGS, add_flags, open_model, status, workers
 
 STORAGES = ("float32", "float16")
 
@@ -24,6 +26,8 @@ EXAMPLES = """
 python feature_extract/feature_extract.py --source clip.wav --output clip.npy --checkpoint EAT-base.pt
 python feature_extract/feature_extract.py --source recordings/ --output features/ --checkpoint EAT-base.pt \\
     --granularity utterance
+python feature_extract/feature_extract.py --source recordings/ --output vectors.parquet --checkpoint CKPT \\
+    --granularity mean
 torchrun --nproc_per_node 8 feature_extract/feature_extract.py --source list.tsv --output features/ --checkpoint CKPT
 """
 
@@ -38,10 +42,12 @@ def parser() -> argparse.ArgumentParser:
     add = top.add_argument
     add_flags(top, *RECORDINGS, "--weights")
     add("--output", required=True, metavar="OUT",
-        help="for one file a name that ends in .npy; else a folder that mirrors the sources, or one .h5, .hdf5 or "
-        ".safetensors file")  # fmt: skip
+        help="for one file a name that ends in .npy; else a folder that mirrors the sources, or one file for all: .h5, "
+        ".hdf5 or .safetensors; of one vector a recording also .csv, .jsonl or .parquet")  # fmt: skip
     add("--granularity", choices=GRANULARITIES, default="all",
-        help="all: CLS, then patches (1 + N, D); frame: patches (N, D); utterance: CLS (D) (default all)")  # fmt: skip
+        help="all: CLS, then patches (1 + N, D); frame: patches (N, D); or one vector: utterance: CLS (D); mean of the "
+        "patches (D); rows: mean over time of each frequency row (F D); rows_max: their maxima beside them (2 F D) "
+        "(default all)")  # fmt: skip
     add("--target-length", type=int, metavar="FRAMES",
         help="pad or cut every clip to so many frames of 10 ms, a multiple of 16; by default each keeps its own "
         "length, rounded up to one")  # fmt: skip
@@ -81,6 +87,11 @@ def _format_and_folder(options: argparse.Namespace, sources: Sequence[Source]) -
     file_format = options.format or SUFFIXES.get(suffix, "npy")
     if file_format != "npy":
         check_library(file_format)
+        if file_format in TABLES.values() and (options.granularity not in READOUTS or len(options.layer or ()) > 1):
+            raise ConfigError(
+                f"a table holds one vector a recording; give --granularity {', '.join(READOUTS[:-1])} or "
+                f"{READOUTS[-1]}, and no more than one --layer."
+            )
         if os.path.isdir(options.output):
             raise ConfigError(f"{options.output} is a folder; --format {file_format} writes one file.")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -118,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
     ]
     if stored.issuperset(names):
         print(f"{options.output} is there already; --overwrite computes it again")
-        return 1 if problems else 0
+        return status(options, len(problems), len(sources) + len(problems))
     check_writable(folder)
     began = time.perf_counter()
     outcome = extract_all(model, [source for source, _ in todo], [target for _, target in todo], wanted)
@@ -130,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
     failed = len(outcome.problems) + (len(problems) if rank == 0 else 0)
     bad = f", {failed} could not be done" if failed else ""
     print(f"features of {outcome.done} recordings written to {options.output}{rate}{there}{bad}")
-    return 1 if outcome.problems or problems else 0
+    return status(options, failed, len(mine) + (len(problems) if rank == 0 else 0))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -97,13 +97,16 @@ class ClipDataset(Dataset):
         return item
 
     def _read(self, index: int) -> dict[str, Any]:
-        position = self.rng(index, CROP_STREAM).random() if self.crop == "random" else 0.0
+        position, wanted = 0.0, self.front_end.samples
+        if self.crop == "random":
+            position = self.rng(index, CROP_STREAM).random()
+            wanted = self.front_end.samples_for(self.front_end.target_length)
         try:
             # Finding the file may hang as well as reading it.
             excerpt = within(
                 self.read_timeout,
                 self.manifest.name(index),
-                lambda: decode(self.manifest.source(index), self.front_end.samples, position),
+                lambda: decode(self.manifest.source(index), wanted, position, **self.front_end.reading()),
             )
             waveform = as_waveform(excerpt)
         except DataError as error:

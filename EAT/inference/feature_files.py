@@ -1,4 +1,4 @@
-"""Features on disk: an ``.npy`` file a recording, or all in one HDF5 or safetensors file; never half a file."""
+"""Features on disk: an ``.npy`` file a recording, or all in one HDF5, safetensors or table file; never half a file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
 from ..files import replacing
+from .tables import TABLES, pyarrow, reading_vectors, write_vectors
 
-FILE_FORMATS = ("npy", "hdf5", "safetensors")
-SUFFIXES = {".h5": "hdf5", ".hdf5": "hdf5", ".safetensors": "safetensors"}
+SUFFIXES = {".h5": "hdf5", ".hdf5": "hdf5", ".safetensors": "safetensors", **TABLES}
+FILE_FORMATS = ("npy", "hdf5", "safetensors", *TABLES.values())
 COPY_BYTES = 1 << 24
 
 
@@ -68,6 +69,8 @@ def check_library(file_format: str) -> None:
     """Raise ConfigError where a format's library is not installed."""
     if file_format == "hdf5":
         _h5py()
+    elif file_format == "parquet":
+        pyarrow()
 
 
 def _h5py() -> ModuleType:
@@ -90,7 +93,10 @@ def packed(file_format: str, path: str | os.PathLike[str]) -> Iterator[dict[str,
         return
     with contextlib.ExitStack() as stack:
         try:
-            arrays = _hdf5_arrays(stack, path) if file_format == "hdf5" else _safetensors_arrays(path)
+            if file_format in TABLES.values():
+                arrays: dict[str, Any] = stack.enter_context(reading_vectors(os.fspath(path), file_format))
+            else:
+                arrays = _hdf5_arrays(stack, path) if file_format == "hdf5" else _safetensors_arrays(path)
         except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, struct.error) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
@@ -126,7 +132,7 @@ def pack(file_format: str, parts: Path, names: list[str], output: str, overwrite
     when it is complete.
 
     Args:
-        file_format: ``hdf5`` or ``safetensors``.
+        file_format: any of :data:`FILE_FORMATS` but ``npy``; tables hold vectors alone.
         parts: folder of the ``.npy`` files.
         names: which, below it; those that are not there are left out.
         output: the file to write.
@@ -145,8 +151,23 @@ def pack(file_format: str, parts: Path, names: list[str], output: str, overwrite
         there = [name for name in names if (parts / name).exists()]
         new = {n.removesuffix(".npy"): np.load(parts / n, mmap_mode="r", allow_pickle=False) for n in there}
         if new:
-            (_pack_hdf5 if file_format == "hdf5" else _pack_safetensors)({**old, **new}, Path(output))
+            _write_one(file_format, {**old, **new}, Path(output))
     shutil.rmtree(parts, ignore_errors=True)
+
+
+def _write_one(file_format: str, arrays: dict[str, Any], output: Path) -> None:
+    if file_format not in TABLES.values():
+        (_pack_hdf5 if file_format == "hdf5" else _pack_safetensors)(arrays, output)
+        return
+    widths = {name: len(array) for name, array in arrays.items()}
+    if len(set(widths.values())) > 1:
+        few, many = (choose(widths, key=lambda name: widths[name]) for choose in (min, max))
+        raise DataError(
+            f"{output} would hold vectors of {widths[few]} numbers ({few}) and of {widths[many]} ({many}); give "
+            "another --output, or --overwrite with all sources."
+        )
+    with replacing(output, "wb" if file_format == "parquet" else "w") as handle:
+        write_vectors(handle, file_format, arrays)
 
 
 def _pack_hdf5(arrays: dict[str, Any], output: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..audio.resampling import SAMPLE_RATE, resample
+from ..audio.resampling import SAMPLE_RATE
 from ..checkpoint import Checkpoint, read_checkpoint
 from ..errors import CheckpointError, ConfigError, DataError
 from ..network.acceleration import accelerate
 from ..network.classifier import Classifier
 from ..network.encoder import Encoder
 from ..network.front_end import FrontEnd
+from ..network.patches import real_patches
 from ..network.settings import ClassifierSettings
 from .batches import Batch, Bucketing
+from .readouts import READOUTS, summarise
 
-GRANULARITIES = ("all", "frame", "utterance")
+GRANULARITIES = ("all", "frame", *READOUTS)
+"""What is extracted: all tokens, the patches, or one vector for the clip."""
 ACTIVATIONS = ("sigmoid", "softmax")
 BATCH_SIZE = 32
 """Clips of 10 s that go through the network at once, unless another number is asked for."""
@@ -62,6 +65,11 @@ def load(
     """
     model = EATModel(read_checkpoint(path, weights))
     if norm_mean is not None or norm_std is not None:
+        if "norm_mean" not in model.front_end.settings():
+            raise ConfigError(
+                f"the model's spectrogram={model.front_end.name} normalises each clip by itself; leave out mean and "
+                "standard deviation."
+            )
         mean = model.front_end.norm_mean if norm_mean is None else norm_mean
         std = model.front_end.norm_std if norm_std is None else norm_std
         model.front_end = replace(model.front_end, norm_mean=mean, norm_std=std)
@@ -230,16 +238,18 @@ class EATModel(nn.Module):
             layer: 0 for the input to the first block, 1 to depth for a block's output, negative from the end; several
                 for a stack. None is the last block.
             granularity: ``all``: CLS, then the patches; ``frame``: the patches (time-major: 8 frequency patches every
-                160 ms); ``utterance``: CLS alone.
+                160 ms); or one vector for the clip, by a name of :data:`EAT.inference.readouts.READOUTS`:
+                ``utterance``: CLS; ``mean``, ``rows``, ``rows_max``: of the patches that hold audio.
             lengths: (B,) samples of each clip of a padded batch, at ``sample_rate``; None means that all fill the row.
             target_length: frames of 10 ms that every clip is padded or cut to; None keeps each clip's own length.
             batch_size: clips of 10 s that are computed at once; of shorter ones more, of longer ones fewer.
             grad: whether gradients flow, to the weights and to the waveforms; what is kept for them takes memory.
 
         Returns:
-            For one clip ``all`` (1 + N, D), ``frame`` (N, D), ``utterance`` (D); for a batch the same with B in
-            front, where clips that are shorter than the longest end in rows of zeros (:func:`patch_count` says how
-            many are real); for a list a list. Several layers come as one more axis, L, before those.
+            For one clip ``all`` (1 + N, D), ``frame`` (N, D), ``utterance`` and ``mean`` (D), ``rows`` (F D),
+            ``rows_max`` (2 F D); for a batch the same with B in front, where clips that are shorter than the longest
+            end in rows of zeros (:func:`patch_count` says how many are real); for a list a list. Several layers come
+            as one more axis, L, before those.
 
         Raises:
             ConfigError: for a layer, granularity or length that does not exist.
@@ -253,19 +263,22 @@ class EATModel(nn.Module):
         only_last = layers == (self.encoder.settings.depth,)
         squeeze = layer is None or isinstance(layer, int)
 
-        def compute(filterbank: Tensor) -> Tensor:
+        def compute(filterbank: Tensor, frames: Tensor) -> Tensor:
             only_cls = granularity == "utterance"
             tokens = self(filterbank, None if only_last else layers, only_cls=only_cls)  # (B, L, 1 + N, D)
             tokens = tokens.unsqueeze(1) if only_last else tokens
             tokens = tokens.squeeze(1) if squeeze else tokens
-            return {"all": tokens, "frame": tokens[..., 1:, :], "utterance": tokens[..., 0, :]}[granularity]
+            if granularity not in READOUTS or only_cls:
+                return {"all": tokens, "frame": tokens[..., 1:, :], "utterance": tokens[..., 0, :]}[granularity]
+            real = real_patches(frames, self.encoder.grid(filterbank.shape[2]), self.patch_size)
+            return summarise(tokens, self.frequency_patches, real).read(granularity).to(tokens.dtype)
 
         features = self._by_length(clips, target_length, compute, batch_size, grad)
         if is_list:
             return features
         if is_single:
             return features[0]
-        if len({len(clip) for clip in clips}) > 1 and granularity != "utterance":
+        if len({len(clip) for clip in clips}) > 1 and granularity not in READOUTS:
             # (..., rows, D) padded along rows
             rows = pad_sequence([f.movedim(-2, 0) for f in features], batch_first=True)
             return rows.movedim(1, -2)
@@ -307,7 +320,9 @@ class EATModel(nn.Module):
             )
         clips, _, is_single = self._clips(waveforms, sample_rate, lengths)
         length = target_length or self.front_end.target_length
-        logits = torch.stack(self._by_length(clips, length, network, batch_size, grad))
+        logits = torch.stack(
+            self._by_length(clips, length, lambda filterbank, _: network(filterbank), batch_size, grad)
+        )
         return logits[0] if is_single else logits
 
     def scores(
@@ -352,7 +367,8 @@ class EATModel(nn.Module):
         if not values.is_floating_point():
             values = values.float() / (torch.iinfo(values.dtype).max + 1)
         values = values.float()
-        return resample(values if values.ndim == 1 else values.mean(dim=-2), sample_rate, self.front_end.sample_rate)
+        mono = values if values.ndim == 1 else values.mean(dim=-2)
+        return self.front_end.resampler.resample(mono, sample_rate, self.front_end.sample_rate)
 
     @staticmethod
     def _check_clips(clips: Sequence[Tensor]) -> None:
@@ -363,9 +379,16 @@ class EATModel(nn.Module):
                 raise DataError(f"clip {number} has shape {tuple(clip.shape)}; it must be mono and hold samples.")
 
     def _by_length(
-        self, clips: Sequence[Tensor], target_length: int | None, compute: Any, batch_size: int, grad: bool
+        self,
+        clips: Sequence[Tensor],
+        target_length: int | None,
+        compute: Callable[[Tensor, Tensor], Tensor],
+        batch_size: int,
+        grad: bool,
     ) -> list[Tensor]:
-        """Apply ``compute`` to filterbanks of clips of equal padded length, in batches; results in the given order."""
+        """Apply ``compute`` to filterbanks of clips of equal padded length and to how many frames of each hold audio,
+        in batches; results in the given order.
+        """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
         bucketing: Bucketing[int] = Bucketing(batch_size)
@@ -385,7 +408,10 @@ class EATModel(nn.Module):
             front_end = replace(self.front_end, target_length=frames)
             # Not in inference mode, whose tensors a probe on top could not be trained on.
             with contextlib.nullcontext() if grad else torch.no_grad():
-                computed = compute(self._filterbank([clips[i] for i in members], front_end))
+                lengths = torch.tensor([len(clips[i]) for i in members], device=self.device)
+                computed = compute(
+                    self._filterbank([clips[i] for i in members], front_end), front_end.real_frames(lengths)
+                )
             results.update(zip(members, computed, strict=True))
         return [results[index] for index in range(len(clips))]
 

@@ -20,6 +20,7 @@ from ..audio.stream import AudioStream
 from ..errors import ConfigError
 from ..network.settings import choose
 from .model import GRANULARITIES, EATModel, Layers
+from .readouts import READOUTS, Summary, summarise, width
 
 WINDOW = 1024
 """Default window, in frames of 10 ms."""
@@ -127,7 +128,8 @@ def write_recording(
         open_sink: told shape and type, gives what the pieces go to.
         layer: as in :meth:`EAT.inference.model.EATModel.extract`.
         granularity: ``frame``: the patches of the whole timeline; ``utterance``: the mean of the windows' CLS;
-            ``all``: both, that mean first.
+            ``all``: both, that mean first; another readout (:data:`EAT.inference.readouts.READOUTS`): of the patches
+            of the whole timeline.
         window: frames that are computed at once.
         hop: frames from one window to the next; None is half a window.
         batch_size: windows computed at once.
@@ -141,32 +143,33 @@ def write_recording(
     layers, single = model.layer_numbers(layer), layer is None or isinstance(layer, int)
     size, rows_a_step = model.patch_size, model.frequency_patches
     dim, kind = model.encoder.settings.embed_dim, np.dtype(dtype)
-    with AudioStream(source, rate=model.front_end.sample_rate) as stream:
+    with AudioStream(source, **model.front_end.reading()) as stream:
         plan = plan_windows(model, stream.samples, window, hop)
         lead = int(granularity == "all")  # a row for CLS
-        rows = 1 if granularity == "utterance" else lead + plan[-1].keep_to // size * rows_a_step
-        shape = (dim,) if granularity == "utterance" else (rows, dim)
+        rows = lead + plan[-1].keep_to // size * rows_a_step
+        a_vector = granularity in READOUTS
+        shape = (width(granularity, dim, rows_a_step),) if a_vector else (rows, dim)
         with open_sink(shape if single else (len(layers), *shape), kind) as sink:
-            total = np.zeros((len(layers), dim))
+            summary: Summary | None = None
             for windows, clips in read_windows(model, stream, plan, batch_size):
                 with torch.inference_mode():
                     length = windows[0].end - windows[0].start
                     features = model.extract(clips, model.front_end.sample_rate, layer=layers, target_length=length,
                                              batch_size=batch_size)  # fmt: skip
                 for place, tokens in zip(windows, features, strict=True):
-                    values = tokens.float().cpu().numpy()  # (L, 1 + N, D)
-                    total += values[:, 0]
-                    if granularity == "utterance":
-                        continue
+                    tokens = tokens.double().cpu()  # (L, 1 + N, D)
                     kept = ((frame - place.start) // size * rows_a_step for frame in (place.keep_from, place.keep_to))
                     first, last = (1 + row for row in kept)
+                    own = summarise(torch.cat([tokens[:, :1], tokens[:, first:last]], dim=1), rows_a_step)
+                    summary = own if summary is None else summary + own
                     row = lead + place.keep_from // size * rows_a_step
-                    for number, patches in enumerate(values[:, first:last]):
+                    for number, patches in enumerate(tokens[:, first:last].numpy()) if not a_vector else ():
                         sink.write((row,) if single else (number, row), patches)
+            assert summary is not None, "a plan has a window at least"
             if granularity != "frame":
-                for number, mean in enumerate(total / len(plan)):
-                    mean = mean if granularity == "utterance" else mean[None]
-                    sink.write((0,) if single else (number, 0), mean)
+                vectors = summary.read(granularity if a_vector else "utterance").numpy()
+                for number, vector in enumerate(vectors):
+                    sink.write((0,) if single else (number, 0), vector if a_vector else vector[None])
 
 
 def extract_recording(model: EATModel, source: str, **options: Any) -> Tensor:
@@ -215,7 +218,7 @@ def score_recording(
         CheckpointError: for a model that was not fine-tuned.
     """
     window, rate = window or model.front_end.target_length, model.front_end.sample_rate
-    with AudioStream(source, rate=rate) as stream:
+    with AudioStream(source, **model.front_end.reading()) as stream:
         duration = stream.samples / rate
         plan = plan_windows(model, stream.samples, window, hop)
         for windows, clips in read_windows(model, stream, plan, batch_size):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .patches import Grid
-from .random import words
+from .random import below, words
 from .settings import MaskSettings
 
 
@@ -50,8 +50,7 @@ def inverse_block(settings: MaskSettings, grid: Grid, keys: Tensor, filterbank: 
     visible_fraction = (1.0 - settings.mask_prob) + settings.mask_prob_adjust
     blocks = max(0, int(patches * visible_fraction / settings.mask_length**2))
     drawn = words(keys, patches + blocks)  # (B, M, N + n)
-    centres = ((drawn[..., patches:].long() & 0xFFFFFFFF) * patches) >> 32
-    in_block = _block_map(centres, grid, settings.mask_length).flatten(2)
+    in_block = _block_map(below(drawn[..., patches:], patches), grid, settings.mask_length).flatten(2)
     return keep(settings.kept(patches), drawn[..., :patches], in_block)
 
 

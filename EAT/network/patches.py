@@ -28,12 +28,6 @@ def real_patches(frames: Tensor, grid: Grid, size: int) -> Tensor:
     return (starts < frames[:, None]).repeat_interleave(grid.frequency, dim=1)
 
 
-def mean_of_real(patches: Tensor, real: Tensor) -> Tensor:
-    """The mean of each clip's patches that hold audio: (B, ..., N, D) and (B, N) to (B, ..., D)."""
-    weight = real.to(patches.dtype).view(len(real), *[1] * (patches.dim() - 3), -1, 1)
-    return (patches * weight).sum(dim=-2) / weight.sum(dim=-2)
-
-
 class PatchEmbedding(nn.Module):
     """Cuts a filterbank into square patches and projects each to the model width: a strided convolution."""
 

@@ -41,6 +41,8 @@ class Batch(NamedTuple):
     """Visible and masked patches of each clip's M clones."""
     keys: Tensor
     """(B, M) int32: what random numbers of a clone follow from."""
+    mixed: Tensor | None = None
+    """(C,) int64: the columns in which the batch's second half are mixtures; None where it has no mixtures."""
 
 
 class Student(NamedTuple):
@@ -100,9 +102,9 @@ class Pretraining(nn.Module):
             frames = torch.full((len(filterbank),), length, device=device)
         return Batch(filterbank.to(self.encoder.cls_token.dtype), frames, masks, keys)
 
-    def forward(self, batch: Batch, terms: Sequence[str] = tuple(TERMS)) -> Outcome:
+    def forward(self, batch: Batch, terms: Sequence[str] = ("frame", "utterance")) -> Outcome:
         """Compute the terms of the objective that are asked for, and the watched quantities."""
-        targets = self.teach(batch)
+        targets = self.teach(batch, terms)
         student = self.study(batch)
         comparison = self.compare(batch, student, targets)
         return Outcome(
@@ -111,8 +113,8 @@ class Pretraining(nn.Module):
         )
 
     @torch.no_grad()
-    def teach(self, batch: Batch) -> Targets:
-        """The teacher's targets for the unmasked clips, by name, in float32."""
+    def teach(self, batch: Batch, terms: Sequence[str] = ()) -> Targets:
+        """The teacher's targets for the unmasked clips, by name, in float32; ``terms`` are those that need them."""
         return self.targets(self.teacher.encoder, batch.filterbank)
 
     def study(self, batch: Batch) -> Student:

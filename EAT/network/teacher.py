@@ -20,7 +20,17 @@ def linear_decay(settings: TeacherSettings, update: int) -> float:
     return settings.ema_end_decay - (settings.ema_end_decay - settings.ema_decay) * remaining
 
 
-DECAYS: dict[str, Callable[[TeacherSettings, int], float]] = {"linear": linear_decay}
+def linear_decay_from_first(settings: TeacherSettings, update: int) -> float:
+    """As :func:`linear_decay`, but the first update has ema_decay itself: BAT's."""
+    steps = settings.ema_anneal_updates - 1
+    progress = min(1.0, (update - 1) / steps) if steps > 0 else float(update > 1)
+    return settings.ema_decay + (settings.ema_end_decay - settings.ema_decay) * progress
+
+
+DECAYS: dict[str, Callable[[TeacherSettings, int], float]] = {
+    "linear": linear_decay,
+    "linear_from_first": linear_decay_from_first,
+}
 """The choices of ``model.ema_schedule``: decay after optimiser update number ``update``."""
 
 

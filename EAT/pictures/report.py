@@ -144,7 +144,7 @@ def _clip_card(evaluation: Evaluation, row: int) -> str:
     media = ""
     try:
         waveform = read_audio(
-            evaluation.manifest.source(clip), evaluation.front_end.samples, rate=evaluation.front_end.sample_rate
+            evaluation.manifest.source(clip), evaluation.front_end.samples, **evaluation.front_end.reading()
         )
     except DataError:  # it was read a moment ago; the report does without its sound
         waveform = None

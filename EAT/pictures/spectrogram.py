@@ -19,8 +19,6 @@ Mel = NDArray[np.float32]
 
 COLUMNS = 1600
 """Widest spectrogram that is drawn; longer recordings are averaged over time."""
-FLOOR = -15.9
-"""The filterbank's logarithm of next to nothing."""
 TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 16000)
 
 
@@ -29,7 +27,7 @@ def clip_mel(waveform: Tensor, frames: int | None = None, front_end: type[FrontE
     if frames is not None:
         missing = front_end.samples_for(frames) - len(waveform)
         waveform = torch.nn.functional.pad(waveform, (0, max(0, missing)))
-    return _fill_empty_bands(front_end(1).spectrogram(waveform[None])[0, :frames].T.numpy().copy())
+    return _fill_empty_bands(front_end(1).spectrogram(waveform[None])[0, :frames].T.numpy().copy(), front_end.least)
 
 
 def recording_mel(source: str, front_end: type[FrontEnd] = FrontEnd) -> Mel:
@@ -38,7 +36,7 @@ def recording_mel(source: str, front_end: type[FrontEnd] = FrontEnd) -> Mel:
     Raises:
         DataError: where the recording cannot be read.
     """
-    with AudioStream(source, rate=front_end.sample_rate) as stream:
+    with AudioStream(source, **front_end.reading()) as stream:
         frames = front_end.frames(stream.samples)
         step = -(-frames // COLUMNS)
         per_read = max(1, 2048 // step) * step
@@ -47,24 +45,24 @@ def recording_mel(source: str, front_end: type[FrontEnd] = FrontEnd) -> Mel:
             count = min(per_read, frames - first)
             samples = stream.read(first * front_end.hop, front_end.samples_for(count))
             columns += [part.mean(dim=0) for part in front_end(1).spectrogram(samples[None])[0].split(step)]
-    return _fill_empty_bands(torch.stack(columns).T.numpy())
+    return _fill_empty_bands(torch.stack(columns).T.numpy(), front_end.least)
 
 
-def _fill_empty_bands(bands: Mel) -> Mel:
+def _fill_empty_bands(bands: Mel, least: float) -> Mel:
     """Give bands that hold nothing the mean of their neighbours; changes and returns ``bands``.
 
     The lowest bands are narrower than the spectrum's bins and some catch none; the eye should not trip over them.
     """
-    empty = np.flatnonzero(bands.max(axis=1) <= FLOOR)
+    empty = np.flatnonzero(bands.max(axis=1) <= least)
     for row in empty[(empty > 0) & (empty < len(bands) - 1)]:
         bands[row] = (bands[row - 1] + bands[row + 1]) / 2
     return bands
 
 
-def levels(bands: Mel) -> dict[str, Any]:
+def levels(bands: Mel, least: float = FrontEnd.least) -> dict[str, Any]:
     """Where colours begin and end: silence sits at the logarithm's floor, and colours begin where sound does."""
-    heard = bands[bands > FLOOR]
-    low, high = np.percentile(heard, [3, 99.8]) if heard.size else (FLOOR, 0.0)
+    heard = bands[bands > least]
+    low, high = np.percentile(heard, [3, 99.8]) if heard.size else (least, 0.0)
     return {"vmin": float(low), "vmax": float(max(high, low + 1e-3))}
 
 
@@ -81,7 +79,7 @@ def draw_mel(axes: Any, bands: Mel, seconds: float, scale: Mel | None = None, fr
     extent = (0, seconds, 0, len(bands))
     axes.imshow(
         bands, origin="lower", aspect="auto", extent=extent, cmap="magma", interpolation="nearest",
-        **levels(bands if scale is None else scale),
+        **levels(bands if scale is None else scale, front_end.least),
     )  # fmt: skip
     frequency_axis(axes, front_end)
 

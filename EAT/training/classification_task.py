@@ -26,7 +26,7 @@ from .classification_model import adopt_sizes, read_initial, start_from
 from .clip_task import ClipTask, ClipTaskConfig
 from .distributed import gather_rows
 from .fairseq_clips import FairseqClips
-from .fairseq_support import record, reports_user_errors
+from .fairseq_support import record, reports_user_errors, restored_path
 from .survival.checkpoints import newest_good
 
 logger = logging.getLogger("EAT")
@@ -150,12 +150,9 @@ class EATClassificationTask(ClipTask):
         Raises:
             CheckpointError: where that is no classifier with as many classes.
         """
-        saving = cfg._get_root().get("checkpoint") if hasattr(cfg, "_get_root") else None
-        if saving is None:
+        path = restored_path(cfg)
+        if path is None:
             return False
-        path = Path(saving.restore_file)
-        if saving.restore_file == "checkpoint_last.pt":
-            path = Path(saving.save_dir) / saving.restore_file
         try:
             restored = read_checkpoint(path)
         except CheckpointError:  # damaged or missing: what the trainer will resume from in its place, if anything

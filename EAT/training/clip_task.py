@@ -21,7 +21,7 @@ from ..data.manifest import Manifest
 from ..data.normalization import read_normalization
 from ..data.skipping import SkipLog
 from ..errors import ConfigError
-from ..network.front_end import FRONT_ENDS
+from ..network.front_end import FRONT_ENDS, FrontEnd
 from ..network.settings import choose, setting
 from ..progress import Pace
 from .clip_batches import ClipBatches
@@ -74,6 +74,29 @@ class ClipTaskConfig(AugmentationSettings, FairseqDataclass):
     fp16: bool = II("common.fp16")
 
 
+def build_front_end(cfg: ClipTaskConfig) -> FrontEnd:
+    """The front end that a task's settings describe; constants that are null are the data folder's, and are recorded.
+
+    Raises:
+        ConfigError: for constants of which one is missing, or which the front end does not have.
+    """
+    kind = choose(FRONT_ENDS, cfg.spectrogram, "task.spectrogram")
+    mean, std = cfg.norm_mean, cfg.norm_std
+    if "norm_mean" not in kind.settings():
+        if mean is not None or std is not None:
+            raise ConfigError(
+                f"task.spectrogram={cfg.spectrogram} normalises each clip by itself; set task.norm_mean=null "
+                "task.norm_std=null."
+            )
+        return kind(cfg.target_length)
+    if mean is None and std is None:
+        mean, std = read_normalization(cfg.data)
+        record(cfg, "task", norm_mean=mean, norm_std=std)
+    if mean is None or std is None:
+        raise ConfigError("only one of task.norm_mean and task.norm_std is set; set both, or neither.")
+    return kind(cfg.target_length, mean, std)
+
+
 class ClipTask(FairseqTask):
     """Loads manifests, and turns batches of clips into filterbanks on the device."""
 
@@ -87,14 +110,7 @@ class ClipTask(FairseqTask):
     @reports_user_errors
     def __init__(self, cfg: ClipTaskConfig) -> None:
         super().__init__(cfg)
-        mean, std = cfg.norm_mean, cfg.norm_std
-        if mean is None and std is None:
-            mean, std = read_normalization(cfg.data)
-            record(cfg, "task", norm_mean=mean, norm_std=std)
-        if mean is None or std is None:
-            raise ConfigError("only one of task.norm_mean and task.norm_std is set; set both, or neither.")
-        kind = choose(FRONT_ENDS, cfg.spectrogram, "task.spectrogram")
-        self.front_end = kind(cfg.target_length, mean, std)
+        self.front_end = build_front_end(cfg)
         augmentation = AugmentationSettings.take(cfg)
         self.augmentations = None if augmentation == AugmentationSettings() else Augmentations(augmentation)
         self.skip_logs: dict[str, SkipLog] = {}

@@ -8,6 +8,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -135,6 +136,16 @@ def record(cfg: Any, section: str, **values: Any) -> None:
     for node in nodes:
         for name, value in values.items():
             setattr(node, name, value)
+
+
+def restored_path(cfg: Any) -> Path | None:
+    """The checkpoint that a run would resume from, there or not; None where ``cfg`` is no section of a run's."""
+    root: Any = cfg._get_root() if isinstance(cfg, DictConfig) else {}
+    saving = root.get("checkpoint")
+    if saving is None:
+        return None
+    own = saving.restore_file == "checkpoint_last.pt"
+    return Path(saving.save_dir) / saving.restore_file if own else Path(saving.restore_file)
 
 
 def unwrap(model: Any) -> Any:

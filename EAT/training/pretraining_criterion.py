@@ -61,7 +61,8 @@ class UtteranceFrameConfig(FairseqDataclass):
         "changes with the batch; 192 is what 12 clips of 16 clones amount to",
     )
     weights: dict[str, float] = field(
-        default_factory=dict, metadata={"help": "weights of further terms by name, or of 'frame', which has 1"}
+        default_factory=dict,
+        metadata={"help": "weights of further terms by name (0: off), or of 'frame', which has 1"},
     )
     min_target_var: float = setting(0.0, "stop when the targets' standard deviation falls below this; 0 is off")
     min_pred_var: float = setting(0.0, "stop when the predictions' standard deviation falls below this; 0 is off")
@@ -83,9 +84,10 @@ class UtteranceFrameCriterion(FairseqCriterion):
     def __init__(self, task: Any, cfg: UtteranceFrameConfig) -> None:
         super().__init__(task)
         self.cfg = cfg
-        self.weights = {"frame": 1.0, "utterance": cfg.utterance_weight, **cfg.weights}
-        for name in self.weights:
+        for name in cfg.weights:
             choose(TERMS, name, "a term in criterion.weights")
+        always = {"frame": 1.0, "utterance": cfg.utterance_weight}
+        self.weights = always | {name: weight for name, weight in cfg.weights.items() if weight or name in always}
         self.updates = 0
         self.averages: dict[str, float] = {}
 

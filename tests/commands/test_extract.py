@@ -1,5 +1,7 @@
 """The feature extraction script as users run it: real files in, arrays out, bad files named, nothing half-written."""
 
+import csv
+import json
 import os
 import resource
 import shutil
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow.parquet
 import pytest
 import soundfile
 import torch
@@ -107,6 +110,56 @@ def test_one_file_for_all(tmp_path, model, clips, suffix):
     for clip in clips[:5]:
         np.testing.assert_allclose(arrays[clip.stem], features(model, clip, layer=[1, -1]), atol=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def read_table(path):
+    """Names to vectors, as those who use the file read it."""
+    if path.suffix == ".parquet":
+        table = pyarrow.parquet.read_table(path)
+        assert table.schema.field("features").type.value_type == "float"
+        return {row["name"]: np.array(row["features"], np.float32) for row in table.to_pylist()}
+    if path.suffix == ".jsonl":
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        return {record["name"]: np.array(record["features"], np.float32) for record in records}
+    with open(path, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    return {row.pop("name"): np.array(list(row.values()), np.float32) for row in rows}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_vectors_in_a_table(tmp_path, model, clips, suffix, capsys):
+    out, arrays = tmp_path / f"all{suffix}", tmp_path / "arrays"
+    options = ["--granularity", "rows", "--layer", 2]
+    assert extract("--source", *clips[:5], "--output", arrays, *options) == 0
+    assert extract("--source", *clips[:2], "--output", out, *options) == 0
+    before = out.read_bytes()
+    assert extract("--source", *clips[:2], "--output", out, *options) == 0
+    assert "is there already" in capsys.readouterr().out and out.read_bytes() == before
+    assert extract("--source", *clips[:5], "--output", out, *options) == 0
+    assert "features of 3 recordings" in capsys.readouterr().out
+    table = read_table(out)
+    assert list(table) == [clip.stem for clip in clips[:5]]
+    for clip in clips[:5]:
+        assert np.array_equal(table[clip.stem], np.load(arrays / f"{clip.stem}.npy"))  # to the bit
+    assert extract("--source", *clips[:6], "--output", out, "--granularity", "mean") == 2
+    assert "vectors of 64 numbers" in capsys.readouterr().err
+    for wrong in ([], ["--granularity", "frame"], ["--granularity", "mean", "--layer", 1, 2]):
+        assert extract("--source", *clips[:2], "--output", tmp_path / f"no{suffix}", *wrong) == 2
+        assert "one vector a recording" in capsys.readouterr().err
+    (tmp_path / f"text{suffix}").write_text("no table\n")
+    assert extract("--source", *clips[:2], "--output", tmp_path / f"text{suffix}", *options) == 2
+    assert "no " + {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}[suffix] in capsys.readouterr().err
+
+
+def test_a_few_unreadable_files_may_be_allowed(tmp_path, clips, capsys):
+    (tmp_path / "bad.wav").write_text("no audio")
+    sources = ["--source", clips[0], tmp_path / "bad.wav", "--output", tmp_path / "out", "--granularity", "mean"]
+    assert extract(*sources) == 1
+    assert extract(*sources, "--allow-unreadable", 0.4) == 1
+    capsys.readouterr()
+    assert extract(*sources, "--allow-unreadable", 0.5) == 0
+    said = capsys.readouterr().err
+    assert "bad.wav is not audio" in said and "1 of 2 recordings could not be used" in said
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".safetensors"])

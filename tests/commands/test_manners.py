@@ -24,7 +24,10 @@ SAME = {
     "--num-workers": (int, None),
     "--seed": (int, None),
     "--output": (None, None),
-    "--checkpoint": (None, "one of ours, a published fairseq checkpoint, or a Hugging Face folder or file"),
+    "--checkpoint": (
+        None,
+        "one of ours, a published fairseq one, a Hugging Face folder or file, or a name of EAT.weights",
+    ),
     "--target-length": (int, None),
     "--norm-mean": (float, None),
 }
@@ -91,6 +94,8 @@ def test_a_flag_means_the_same_everywhere() -> None:
         ("EAT.probe", "--data {t} --checkpoint {c}"),
         ("EAT.predict", "--source {clip} --checkpoint {c} --labels {t}/none.csv"),
         ("EAT.convert", "{t}/none.pt {t}/out.pt"),
+        ("EAT.weights", "push {t}/none.pt me/model --folder {t}/model --no-upload"),
+        ("EAT.weights", "fetch {t}/none.pt"),
         ("EAT.export", "{t}/none.pt {t}/out.onnx"),
         ("EAT.plot", "run {t}"),
         ("EAT.plot", "features {clip} --checkpoint {t}/none.pt --output {t}/x.png"),

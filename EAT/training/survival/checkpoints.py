@@ -131,6 +131,13 @@ def updates(path: str | os.PathLike[str]) -> int:
     return int(read_torch_file(str(path))["optimizer_history"][-1]["num_updates"])
 
 
+def is_new_run(path: str | os.PathLike[str]) -> bool:
+    """Whether nothing is there to resume from: ``path`` is a run's own last checkpoint, in a folder without any."""
+    wanted = Path(path)
+    others = any(wanted.parent.glob("checkpoint*.pt"))
+    return wanted.name.startswith(LAST) and not others and not os.path.lexists(path)
+
+
 def newest_good(path: str, with_optimizer: bool = True) -> str:
     """The checkpoint to resume from: ``path``; where that is no good one, the good one beside it with the most updates.
 
@@ -145,9 +152,9 @@ def newest_good(path: str, with_optimizer: bool = True) -> str:
     problem, wanted = corruption(path, with_optimizer), Path(path)
     if wanted.is_dir():
         raise CheckpointError(f"{path} is a folder, where the run's last checkpoint belongs; move it away.")
-    beside = [other for other in wanted.parent.glob("checkpoint*.pt") if other != wanted]
-    if problem is None or (wanted.name.startswith(LAST) and not beside and not os.path.lexists(path)):
+    if problem is None or is_new_run(path):
         return path
+    beside = [other for other in wanted.parent.glob("checkpoint*.pt") if other != wanted]
     if not wanted.name.startswith(LAST):
         raise CheckpointError(f"training cannot resume from {path}: {problem}.")
     others = [other for other in beside if corruption(other, with_optimizer) is None]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 
 import psutil
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ...fairseq_runs import train
+from ...recordings import hanging
 from .running import SMALLEST, LiveRun, assert_same_end, final, losses, write_noise
 
 pytestmark = pytest.mark.faults
@@ -114,28 +115,25 @@ def test_a_rank_that_hangs_is_waited_for_no_longer_than_is_set(clip_manifest: Pa
 
 def test_a_reading_process_that_dies_names_its_file(tmp_path: Path) -> None:
     lines = write_noise(tmp_path / "audio", 12)
-    os.mkfifo(tmp_path / "audio" / "hangs.wav")  # keeps whoever reads it where they are
     (tmp_path / "train.tsv").write_text("\n".join(["audio", *lines, "hangs.wav\t8000"]) + "\n")
-    run = LiveRun(
-        *SMALLEST,
-        f"task.data={tmp_path}",
-        f"checkpoint.save_dir={tmp_path}/run",
-        "dataset.num_workers=1",
-        "dataset.batch_size=1",
-        "optimization.max_update=1000",
-    )
-    try:
-        run.wait_for(r"\[train_inner\]")
-        worker = psutil.Process(run.process.pid).children()[0]
-        writer = None
-        while writer is None:
-            with contextlib.suppress(OSError):  # until somebody reads
-                writer = os.open(tmp_path / "audio" / "hangs.wav", os.O_WRONLY | os.O_NONBLOCK)
-        worker.kill()
-        ended = run.finish()
-        os.close(writer)
-    finally:
-        run.close()
+    with hanging(tmp_path / "audio" / "hangs.wav") as waited_for:
+        run = LiveRun(
+            *SMALLEST,
+            f"task.data={tmp_path}",
+            f"checkpoint.save_dir={tmp_path}/run",
+            "dataset.num_workers=1",
+            "dataset.batch_size=1",
+            "optimization.max_update=1000",
+        )
+        try:
+            run.wait_for(r"\[train_inner\]")
+            worker = psutil.Process(run.process.pid).children()[0]
+            while not waited_for():
+                time.sleep(0.05)
+            worker.kill()
+            ended = run.finish()
+        finally:
+            run.close()
     assert ended.status == 1  # a line that was being logged at that moment may be replaced by a traceback
     assert "a DataLoader worker ended unexpectedly" in ended.output
     assert f"while it was on {tmp_path}/audio/hangs.wav" in ended.output, ended.output[-700:]
