@@ -110,6 +110,7 @@ DERIVED = {
 
 
 CHOICES = {
+    "task.save_minutes": 30,
     "task.spectrogram": "log_mel",
     "lr_scheduler.shape": "cosine",
     "optimizer.decayed": "all",
@@ -135,8 +136,8 @@ ADDED = {
     },
     "finetuning": {**CHOICES, "model.attention": None, "model.positions": None},
 }
-"""Keys that release 1.0 had not, by kind of recipe: choices, each at what the code did before, except that it decayed
-matrices alone where the published runs decay every trained tensor."""
+"""Keys that release 1.0 had not, by kind of recipe: choices, each at what the code did before, except that it saved by
+no clock and decayed matrices alone, where the published runs decay every trained tensor."""
 
 
 @pytest.fixture(scope="module")

@@ -136,5 +136,6 @@ def read_checkpoint(path: str | os.PathLike[str], weights: str = "student") -> C
         head=head,
         front_end=contents.front_end,
         activation=contents.activation,
+        classes=contents.classes,
         raw=contents.raw,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..network.front_end import FrontEnd
 from ..network.settings import SIZES, ClassifierSettings, PretrainingSettings
+from .classes import from_config, to_id2label
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
 from .names import (
     BLOCKS,
@@ -52,7 +53,7 @@ def read(opened: Opened) -> Contents:
     tensors = with_prefix(ENCODER, from_published_encoder(stored, HUGGINGFACE_ENCODER, HUGGINGFACE + "blocks."))
     encoder = encoder_settings(path, tensors, {name: config.get(name) for name in ("num_heads", "norm_eps")})
     settings: PretrainingSettings | ClassifierSettings = PretrainingSettings.take(vars(encoder))
-    activation = None
+    activation, classes = None, None
     if HUGGINGFACE + "head.weight" in stored and config.get("model_variant", "finetune") == "finetune":
         tensors |= {own: stored[HUGGINGFACE + name] for own, name in HEAD.items() if HUGGINGFACE + name in stored}
         settings = ClassifierSettings.take(
@@ -65,6 +66,7 @@ def read(opened: Opened) -> Contents:
         )
         check_head(path, tensors, settings)
         activation = notes.get("activation", "sigmoid")
+        classes = from_config(path, config, notes, settings.num_classes or 0)
     elif (beside := file.with_name(PRETRAINING_NAME)).is_file() and given.is_dir():
         extra, _ = read_safetensors(str(beside))
         tensors |= {name: value for name, value in extra.items() if name.startswith((DECODER, TEACHER))}
@@ -76,6 +78,7 @@ def read(opened: Opened) -> Contents:
         settings=settings,
         front_end=noted_front_end(notes, FrontEnd(int(size[0]))),
         activation=activation,
+        classes=classes,
         initialised=tuple(notes.get("initialised", ())),
         raw={"config": config, "model": stored},
     )
@@ -126,6 +129,7 @@ def _config_to_write(contents: Contents) -> dict[str, Any]:
         "in_chans": 1,
         "max_length": contents.tensors[ENCODER + POSITIONS].shape[1] // (settings.mel_bins // settings.patch_size),
         "num_classes": classes or 527,
+        **(to_id2label(contents.classes) if contents.classes else {}),
         "qkv_bias": True,
         "drop_rate": 0.0,
         "attn_drop_rate": 0.0,

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..network.front_end import AUDIOSET_MEAN, AUDIOSET_STD, FrontEnd
 from ..network.settings import SIZES, ClassifierSettings, EncoderSettings, PretrainingSettings
+from .classes import from_notes
 from .completing import complete
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
 from .fairseq_file import fairseq_file, section
@@ -158,6 +159,7 @@ def _read_classification(path: str, state: dict[str, Any]) -> Contents:
         settings=settings,
         front_end=noted_front_end(notes, _front_end(task, cfg, pretrained)),
         activation=notes.get("activation", flagged[0] if flagged else "sigmoid"),
+        classes=from_notes(path, notes, settings.num_classes or 0),
         raw=state,
     )
 

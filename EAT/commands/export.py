@@ -2,12 +2,13 @@
 
 The graph begins at the filterbank, (batch, 1, frames, 128) normalised float32, and both its axes ``batch`` and
 ``frames`` are dynamic (frames in multiples of 16). What precedes it is described in the file's metadata:
-``norm_mean``, ``norm_std``, ``sample_rate``, ``activation``.
+``norm_mean``, ``norm_std``, ``sample_rate``, ``activation``, and ``classes``, a list of [name, display name] in JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import tempfile
@@ -19,6 +20,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.classes import to_notes
 from ..errors import ConfigError
 from ..files import replacing
 from ..inference.model import EATModel, load
@@ -102,6 +104,7 @@ def export_onnx(model: EATModel, path: str | os.PathLike[str], check: bool = Tru
             "norm_std": repr(front_end.norm_std),
             "target_length": str(front_end.target_length),
             "activation": model.activation if model.num_classes is not None else "",
+            "classes": json.dumps(to_notes(model.classes or ())["classes"]),
         },
     )
     serialised = content.SerializeToString()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..checkpoint.classes import check_same
 from ..data.labels import Label, read_descriptors
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files import replacing
@@ -28,10 +29,10 @@ ENDINGS = {**TABLES, ".json": "json", ".rttm": "rttm"}
 """Formats by the ending of --output."""
 
 EXAMPLES = """
-python -m EAT.predict --source clip.wav --checkpoint finetuned.pt --labels class_labels_indices.csv --top-k 5
-python -m EAT.predict --source recordings/ --checkpoint finetuned.pt --labels labels.csv --output all.csv
-python -m EAT.predict --source street.mp3 --checkpoint finetuned.pt --labels labels.csv --picture street.png
-python -m EAT.predict --source day.flac --checkpoint finetuned.pt --labels labels.csv --segments --output day.parquet \\
+python -m EAT.predict --source clip.wav --checkpoint finetuned.pt --top-k 5
+python -m EAT.predict --source recordings/ --checkpoint finetuned.pt --output all.csv
+python -m EAT.predict --source street.mp3 --checkpoint finetuned.pt --picture street.png
+python -m EAT.predict --source day.flac --checkpoint finetuned.pt --segments --output day.parquet \\
     --threshold 0.6 --hold 0.3 --max-gap 2 --min-seconds 1
 """
 
@@ -45,8 +46,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add = top.add_argument
     add_flags(top, *RECORDINGS)
-    add("--labels", required=True, metavar="CSV",
-        help="label descriptors: index,label[,display name], or AudioSet's class_labels_indices.csv")  # fmt: skip
+    add("--labels", metavar="CSV",
+        help="label descriptors, index,label[,display name] or AudioSet's class_labels_indices.csv: what the classes "
+        "are called, where the checkpoint does not say so or other words are wanted for them")  # fmt: skip
     add("--top-k", type=int, default=12, metavar="K", help="classes shown (default 12)")
     add("--format", choices=(*TEXT_FORMATS, "parquet"),
         help="by default told by the ending of --output (.csv, .jsonl, .parquet, .json, .rttm), else a table for "
@@ -70,14 +72,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _check(options: argparse.Namespace, model: EATModel, labels: Sequence[Label]) -> tuple[int, int]:
+def _classes(options: argparse.Namespace, model: EATModel) -> Sequence[Label]:
     if model.num_classes is None:
         raise CheckpointError(f"{options.checkpoint} was pre-trained, not fine-tuned, and knows no classes.")
-    if model.num_classes != len(labels):
-        raise ConfigError(
-            f"{options.labels} names {len(labels)} classes, but {options.checkpoint} knows {model.num_classes}; "
-            "give the descriptors it was trained with."
-        )
+    if options.labels is None:
+        if model.classes is None:
+            raise ConfigError(f"{options.checkpoint} does not say what its classes are called; give --labels.")
+        return model.classes
+    labels = read_descriptors(options.labels)
+    check_same(model.classes, labels, model.num_classes, options.checkpoint, options.labels)
+    return labels
+
+
+def _check(options: argparse.Namespace, model: EATModel) -> tuple[int, int]:
     if options.top_k < 1:
         raise ConfigError(f"--top-k is {options.top_k}; it must be at least 1.")
     window = options.window or model.front_end.target_length
@@ -145,7 +152,6 @@ def _write(
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; returns the exit status, 0 or 1. Raises ConfigError, CheckpointError or DataError."""
-    labels = read_descriptors(options.labels)
     sources, problems = find_sources(options.source)
     several = len(sources) > 1 or any(os.path.isdir(path) for path in options.source)
     file_format = _format(options, several)
@@ -154,7 +160,8 @@ def run(options: argparse.Namespace) -> int:
     names = list(zip(sources, output_names(sources, ""), strict=True)) if named else []
     merging = Merging(options.threshold, options.hold, options.max_gap, options.min_seconds)
     model = open_model(options)
-    window, hop = _check(options, model, labels)
+    labels = _classes(options, model)
+    window, hop = _check(options, model)
     failed = len(problems)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

@@ -58,7 +58,7 @@ def judge(tasks: Mapping[str, Path], checkpoint: str | None, recipe: Mapping[str
         torch.manual_seed(seed)
         settings = PretrainingSettings.take(recipe["model"])
         encoder = Encoder(settings).state_dict()
-        made = Checkpoint("untrained", "eat", "pretraining", settings, encoder, None, front_end, None, {})
+        made = Checkpoint("untrained", "eat", "pretraining", settings, encoder, None, front_end, None, None, {})
         model = EATModel(made).eval()
     found = {}
     for name, folder in tasks.items():

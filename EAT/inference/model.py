@@ -90,6 +90,8 @@ class EATModel(nn.Module):
         super().__init__()
         self.front_end = checkpoint.front_end or FrontEnd(1024)
         self.activation = checkpoint.activation or "sigmoid"
+        self.classes = checkpoint.classes
+        """What a fine-tuned model's classes are called, where its checkpoint says so."""
         self.network: Encoder | Classifier
         with torch.device("meta"):  # no random numbers are drawn only to be overwritten
             if isinstance(checkpoint.settings, ClassifierSettings):

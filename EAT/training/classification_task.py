@@ -13,6 +13,8 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 
 from ..checkpoint import read_checkpoint
+from ..checkpoint.classes import check_same, to_notes
+from ..checkpoint.notes import KEY
 from ..data.labelled import LabelledClips
 from ..data.labels import DESCRIPTORS, Label, read_descriptors, read_lbl
 from ..data.manifest import Manifest
@@ -168,8 +170,14 @@ class EATClassificationTask(ClipTask):
                 f"{path}, which this run would resume from, has {restored.settings.num_classes} classes, but "
                 f"the data has {cfg.num_classes}; give another folder as checkpoint.save_dir."
             )
+        source = f"{self.cfg.data}/{DESCRIPTORS}"
+        check_same(restored.classes, self.read_labels(), cfg.num_classes, f"{path}, which is resumed,", source)
         adopt_sizes(cfg, restored)
         return True
+
+    def get_checkpoint_dict(self) -> dict[str, dict[str, Any]]:
+        """As :meth:`ClipTask.get_checkpoint_dict`, with what the classes are called."""
+        return {**super().get_checkpoint_dict(), KEY: to_notes(self.read_labels())}
 
     def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
         """As :meth:`ClipTask.prepare_batch`; mixing needs targets that are no integers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,9 @@ class ClipTaskConfig(AugmentationSettings, FairseqDataclass):
     allow_outside_root: bool = setting(False, "whether clips may lie outside the manifest's root folder, as by links")
     process_timeout: float = setting(1800.0, "seconds that a process waits for the others before the run ends")
     max_nonfinite: int = setting(10, "stop when so many updates in a row had gradients that are not finite")
+    save_minutes: float = setting(
+        30.0, "save when so many minutes have passed since the last checkpoint; 0: by updates and epochs alone"
+    )
     rebuild_batches: bool = setting(True, "put clips into new batches every epoch")
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
@@ -113,10 +117,18 @@ class ClipTask(FairseqTask):
         self.nonfinite = NonfiniteUpdates(cfg.max_nonfinite)
         self.pace = Pace()
         self.told_to_stop = False
+        self.forget_save()
         self.scaler: Any = None
         self.restored_scaler: dict[str, Any] = {}
         if not 0.0 <= cfg.max_skipped <= 1.0:
             raise ConfigError(f"task.max_skipped is {cfg.max_skipped}; it is a fraction and must lie in [0, 1].")
+
+        if not 0.0 <= cfg.save_minutes < float("inf"):
+            raise ConfigError(f"task.save_minutes is {cfg.save_minutes}; it is a number of minutes, 0 for never.")
+
+    def forget_save(self) -> None:
+        """Count ``task.save_minutes`` from now on."""
+        self.saved_at, self.save_due = time.monotonic(), False
 
     @reports_user_errors
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
@@ -237,7 +249,10 @@ class ClipTask(FairseqTask):
             loss = loss * 0
         # A loss that is not finite must not count even where its gradients are: 1, or NaN.
         optimizer.backward(loss * (1 + (loss - loss).detach()))
-        return loss, sample_size, {**logging_output, "told_to_stop": float(bool(stop))}
+        waited = time.monotonic() - self.saved_at
+        # One process's word or clock is for all of them: they save, and stop, after the same update.
+        asked = {"told_to_stop": bool(stop), "save_due": 0 < self.cfg.save_minutes * 60 < waited}
+        return loss, sample_size, {**logging_output, **{name: float(value) for name, value in asked.items()}}
 
     def optimizer_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
         """Update the parameters, unless the gradients are not finite."""
@@ -286,7 +301,9 @@ class ClipTask(FairseqTask):
         metrics.log_speed("clips_per_s", clips, priority=90, round=2)
         metrics.log_scalar("bsz", clips, priority=190, round=1)
         metrics.log_scalar("nonfinite", self.nonfinite.total, weight=0, priority=800)
-        self.told_to_stop |= bool(sum(log.get("told_to_stop", 0.0) for log in logging_outputs) > 0)
+        for name in ("told_to_stop", "save_due"):
+            asked = sum(log.get(name, 0.0) for log in logging_outputs) > 0
+            setattr(self, name, getattr(self, name) or bool(asked))
         if self.nonfinite.skip:
             self.nonfinite.skip = False
             metrics.log_scalar("loss", float("nan"), weight=0)  # shown only where nothing else was logged

@@ -67,6 +67,7 @@ class _StartUpFilter(logging.Filter):
         "Preparing to save checkpoint",
         "Saving checkpoint to",
         "Finished saving checkpoint",
+        "Saved checkpoint",
         "State of ",
     )
 

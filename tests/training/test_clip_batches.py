@@ -102,7 +102,7 @@ def test_another_order_of_clips_is_refused() -> None:
 def test_a_manifest_that_changed_inside_an_epoch_is_refused(tmp_path: Path, clip_manifest: Path) -> None:
     lines = (clip_manifest / "train.tsv").read_text().splitlines()
     (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")
-    given = (*SMALLEST, "common.bf16=true", f"task.data={tmp_path}", f"checkpoint.save_dir={tmp_path}/run")
+    given = (*SMALLEST, f"task.data={tmp_path}", f"checkpoint.save_dir={tmp_path}/run")
     train("pretraining_AS2M", *given, "optimization.max_update=5")
     (tmp_path / "train.tsv").write_text("\n".join(lines[:30]) + "\n")
     run = train("pretraining_AS2M", *given, "optimization.max_update=8", expect=1)
@@ -113,7 +113,7 @@ def test_a_manifest_that_changed_inside_an_epoch_is_refused(tmp_path: Path, clip
 
 
 def test_another_batch_goes_on_from_the_right_clip(clip_manifest: Path, tmp_path: Path) -> None:
-    given = (*SMALLEST, "common.bf16=true", f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}")
+    given = (*SMALLEST, f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}")
     train("pretraining_AS2M", *given, "optimization.max_update=5")
     run = train("pretraining_AS2M", *given, "dataset.batch_size=8", "optimization.max_update=18")
     said = "epoch 1 began in batches of 4 clips a device and goes on, after 20 clips, in batches of 8"

@@ -79,7 +79,7 @@ def test_two_processes_and_one_take_turns(clip_manifest: Path, tmp_path: Path) -
     """As many clips an update are the same clips, and the weights the same to the last bit."""
 
     def both(folder: str, updates: int) -> str:
-        pair = ranks(tmp_path / folder, clip_manifest, f"optimization.max_update={updates}", "common.bf16=true")
+        pair = ranks(tmp_path / folder, clip_manifest, f"optimization.max_update={updates}")
         ended = [run.finish() for run in pair]
         assert [run.status for run in ended] == [0, 0], ended[0].output[-2000:] + ended[1].output[-2000:]
         return ended[0].output
@@ -91,7 +91,7 @@ def test_two_processes_and_one_take_turns(clip_manifest: Path, tmp_path: Path) -
     for name in ("clips", "batch_size", "order"):  # as release 1.0 kept its place
         del saved["extra_state"]["train_iterator"][name]
     torch.save(saved, last)
-    alone = ("dataset.batch_size=2", "optimization.update_freq=[2]", "common.bf16=true", "optimization.max_update=12")
+    alone = ("dataset.batch_size=2", "optimization.update_freq=[2]", "optimization.max_update=12")
     given = (f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}/run")
     output += train("pretraining_AS2M", *SMALLEST, *given, *alone).output + both("run", 36)
     assert len(losses(whole)) == 36  # of which 31 are an epoch
@@ -141,7 +141,7 @@ def test_a_reading_process_that_dies_names_its_file(tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_loses_no_update(clip_manifest: Path, tmp_path: Path) -> None:
     given = (
-        *SMALLEST, "common.bf16=true", f"task.data={clip_manifest}", "dataset.num_workers=1",
+        *SMALLEST, f"task.data={clip_manifest}", "dataset.num_workers=1",
         "optimization.update_freq=[3]", f"optimization.max_update={UPDATES}",
     )  # fmt: skip
     run = LiveRun(*given, f"checkpoint.save_dir={tmp_path}/run")
