@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from EAT.network.mixtures import MixturePretraining
 from EAT.network.pretraining import Pretraining
 from EAT.network.settings import PretrainingSettings
 from EAT.training.adamw import clip_gradients
@@ -33,7 +34,7 @@ class Training:
         lr: float = 5e-4,
     ) -> None:
         torch.manual_seed(1)
-        self.model = Pretraining(settings).to(device).train()
+        self.model = (MixturePretraining if settings.mixtures else Pretraining)(settings).to(device).train()
         mark_parameters(self.model)
         masters = [torch.nn.Parameter(p.detach().clone()) for p in self.model.parameters()]
         for master, parameter in zip(masters, self.model.parameters(), strict=True):
@@ -52,8 +53,11 @@ class Training:
         """The objective and its gradients; returns the loss, on the device."""
         for parameter in self.parameters:
             parameter.grad = None
-        terms = self.model(self.model.draw(filterbank, clips, seed=1, epoch=1)).terms
-        loss = terms["frame"] + UTTERANCE_WEIGHT * terms["utterance"]
+        weights = {"frame": 1.0, "utterance": UTTERANCE_WEIGHT}
+        if self.model.settings.mixtures:
+            weights["retention"] = 1.0
+        terms = self.model(self.model.draw(filterbank, clips, seed=1, epoch=1), tuple(weights)).terms
+        loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
         loss.backward()
         return loss.detach()
 

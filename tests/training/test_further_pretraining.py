@@ -128,7 +128,8 @@ def test_mixtures_do_not_begin_with_nothing_unless_that_is_asked_for(clip_manife
     run = train("pretraining_SSLAM", *given, expect=1)
     assert "model.model_path is not set; mixtures go on from a finished EAT" in run.output
     train("pretraining_SSLAM", *given, "model.model_path=null")
-    train("pretraining_SSLAM", *given, "optimization.max_update=2")  # resumed, it needs no file to start from
+    resumed = train("pretraining_SSLAM", *given, "optimization.max_update=2", "criterion.weights.retention=0")
+    assert len(resumed.lines) == 1 and "retention_loss" not in resumed.lines[0]  # it needs no file to start from
 
 
 @pytest.mark.parametrize(
