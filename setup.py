@@ -15,7 +15,7 @@ EXTRAS = {
     "hdf5": ["h5py>=3.10"],
     "huggingface": ["safetensors>=0.4"],
     "soxr": ["soxr>=0.3.7"],
-    "hub": ["huggingface_hub>=0.34", "safetensors>=0.4"],
+    "hub": ["huggingface_hub>=1.33", "safetensors>=0.4"],
     "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
     "table": ["pyarrow>=16"],
     "slurm": ["hydra-submitit-launcher>=1.2"],

@@ -286,7 +286,7 @@ def test_settings_exist(guide: str) -> None:
     for code in inline_code(guide):
         found = re.match(rf"((?:{groups})\.[a-z_0-9.]+)(?:=|$)", code)
         if found and found[1] not in ("model.safetensors", "model.dept") and not found[1].endswith("()"):
-            python = re.match(r"model\.(extract|scores|logits|half|compile|train)", found[1])
+            python = re.match(r"model\.(extract|frames|predict|labels|scores|logits|half|compile|train)", found[1])
             assert python or any(_has(config, found[1]) for config in recipes), f"{found[1]} is no setting"
 
 

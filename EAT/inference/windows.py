@@ -83,11 +83,21 @@ def read_windows(
     model: EATModel, stream: AudioStream, plan: list[Window], batch_size: int
 ) -> Iterator[tuple[list[Window], list[Tensor]]]:
     """Batches of windows with their audio, in order. The last window's may lack less than a patch of its frames."""
-    front_end = model.front_end
     for first in range(0, len(plan), batch_size):
         batch = plan[first : first + batch_size]
-        spans = [(w.start * front_end.hop, front_end.samples_for(w.end - w.start)) for w in batch]
-        yield batch, [stream.read(*span).clone() for span in spans]
+        yield batch, [stream.read(*_span(model, place)).clone() for place in batch]
+
+
+def _span(model: EATModel, window: Window) -> tuple[int, int]:
+    """First sample of a window, and how many there are."""
+    front_end = model.front_end
+    return window.start * front_end.hop, front_end.samples_for(window.end - window.start)
+
+
+def cut_window(model: EATModel, clip: Tensor, window: Window) -> Tensor:
+    """A window's samples of a mono clip at the model's rate."""
+    start, count = _span(model, window)
+    return clip[start : start + count]
 
 
 class Sink(Protocol):
