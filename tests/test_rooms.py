@@ -18,7 +18,7 @@ FLOORS = {
     "network": 2,
     **dict.fromkeys(("checkpoint", "data"), 3),
     "inference": 4,
-    **dict.fromkeys(("training", "pictures"), 5),
+    **dict.fromkeys(("training", "pictures", "interfaces"), 5),
     "commands": 6,
     "tasks": 7,
     "models": 7,
