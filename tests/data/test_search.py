@@ -28,6 +28,10 @@ def test_data_sets_of_a_pack_in_groups_and_behind_links(tmp_path):
         pack["dangling"] = h5py.SoftLink("/nothing")
         pack.create_group("empty")
     assert sorted(read_pack_keys(str(tmp_path / "a.h5"))) == ["again", "b c.wav", "group/inner/d"]
+    with h5py.File(tmp_path / "a.h5", "a") as pack:
+        pack["group/self"] = pack["group"]  # links back
+        pack["group/inner/up"] = h5py.SoftLink("/")
+    assert sorted(read_pack_keys(str(tmp_path / "a.h5"))) == ["again", "b c.wav", "group/inner/d"]
     (tmp_path / "b.h5").write_bytes(b"text")
     with pytest.raises(DataError, match=r"b\.h5 cannot be opened as an HDF5 file"):
         read_pack_keys(str(tmp_path / "b.h5"))
