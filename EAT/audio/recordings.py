@@ -23,12 +23,11 @@ from torch import Tensor
 
 from ..errors import DataError
 from . import mp3
-from .resampling import SAMPLE_RATE, SINC, Resampler
+from .resampling import MAX_RATE, MIN_RATE, SAMPLE_RATE, SINC, Resampler
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au")
 """File names that a search of a folder takes for recordings."""
 
-MIN_RATE, MAX_RATE = 1_000, 768_000
 MAX_CHANNELS = 256
 MIN_SECONDS = 0.01
 """The shortest clip that counts as one."""

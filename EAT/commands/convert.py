@@ -34,7 +34,7 @@ def convert(source: str, destination: str, file_format: str | None = None, weigh
         CheckpointError: where the source cannot be read or the destination not written.
         ConfigError: for a format or weights that do not exist, or a destination that is the source.
     """
-    if os.path.exists(destination) and os.path.samefile(source, destination):
+    if os.path.exists(source) and os.path.exists(destination) and os.path.samefile(source, destination):
         raise ConfigError(f"{destination} is the source itself; give another destination.")
     contents = read_contents(source)
     if weights is not None:

@@ -40,12 +40,19 @@ def find_files(root: str, suffixes: Sequence[str] = AUDIO_SUFFIXES) -> Iterator[
                     if entry.name.startswith("."):
                         continue
                     name = f"{folder}/{entry.name}" if folder else entry.name
-                    if entry.name.lower().endswith(suffixes) and not entry.is_dir():
-                        yield name
-                    elif entry.is_dir():
+                    if _is_folder(entry):
                         waiting.append(name)
+                    elif entry.name.lower().endswith(suffixes):
+                        yield name
         except OSError as error:
             raise DataError(f"the folder {path} cannot be searched ({error.strerror}).") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
 
 
 def read_pack_keys(path: str) -> list[str]:
