@@ -23,12 +23,11 @@ from torch import Tensor
 
 from ..errors import DataError
 from . import mp3
-from .resampling import SAMPLE_RATE, SINC, Resampler
+from .resampling import MAX_RATE, MIN_RATE, SAMPLE_RATE, SINC, Resampler
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au")
 """File names that a search of a folder takes for recordings."""
 
-MIN_RATE, MAX_RATE = 1_000, 768_000
 MAX_CHANNELS = 256
 MIN_SECONDS = 0.01
 """The shortest clip that counts as one."""
@@ -45,6 +44,8 @@ BLOCK_VALUES = 2**22
 """Values, over all channels, that are decoded before channels are averaged: 16 MiB."""
 SLACK_FRAMES = 2304
 """Samples by which a recording may end before its header says: two frames of mp3, whose headers count whole frames."""
+HDF5_ERRORS = (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, AttributeError)
+"""What h5py raises for a damaged file: whatever it stumbles over, in a link, a table or an attribute."""
 
 _STORED = re.compile(
     r"^(?P<archive>.*\.zip):(?P<offset>\d{1,18}):(?P<length>\d{1,18})$", re.IGNORECASE | re.DOTALL | re.ASCII
@@ -62,6 +63,16 @@ class Recording(NamedTuple):
     read: Callable[[int, int], np.ndarray]
     """read(start, count) to (count or fewer, channels) float32."""
     close: Callable[[], Any]
+
+
+def refuse_special(source: str) -> None:
+    """Raise DataError for what only looks like a file: opening a pipe waits for ever, a device never ends."""
+    try:
+        mode = os.stat(source).st_mode
+    except (OSError, ValueError):
+        return  # whoever opens it says why it cannot
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{source} is a pipe, a socket or a device; give a file.")
 
 
 class _Sound(soundfile.SoundFile):
@@ -112,16 +123,6 @@ def _check_length(source: str, content: str | bytes, sound: soundfile.SoundFile)
         with mp3.opened(content) as file:
             if _UNFINISHED.search(notes) or _ends_inside_page(file):
                 raise DataError(f"{source} is cut short: it ends inside a page of its Ogg stream.")
-
-
-def _check_kind(source: str) -> None:
-    """Raise DataError for what only looks like a file: opening a pipe waits for ever, a device never ends."""
-    try:
-        mode = os.stat(source).st_mode
-    except (OSError, ValueError):
-        return  # whoever opens it says why it cannot
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise DataError(f"{source} is a pipe, a socket or a device; give a file.")
 
 
 def _open_file(source: str, content: str | bytes) -> Recording:
@@ -204,9 +205,12 @@ def _read_member(archive_path: str, offset: int, length: int) -> bytes:
 def _open_packed(source: str, pack: str, key: str) -> Recording:
     try:
         return _open_data_set(source, pack, key)
-    except (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, AttributeError) as error:
-        # Of a damaged pack: whatever HDF5 stumbles over, in a link, a table or an attribute.
-        raise DataError(f"{source} cannot be read from its pack ({' '.join(str(error).split())[:200]}).") from None
+    except HDF5_ERRORS as error:
+        raise DataError(_unreadable(source, error)) from None
+
+
+def _unreadable(source: str, error: Exception) -> str:
+    return f"{source} cannot be read from its pack ({' '.join(str(error).split())[:200]})."
 
 
 def _open_data_set(source: str, pack: str, key: str) -> Recording:
@@ -225,7 +229,10 @@ def _open_data_set(source: str, pack: str, key: str) -> Recording:
     scale = 1.0 / 2 ** (8 * data.dtype.itemsize - 1) if data.dtype.kind == "i" else 1.0
 
     def read(start: int, count: int) -> np.ndarray:
-        part = np.asarray(data[start : start + count])
+        try:
+            part = np.asarray(data[start : start + count])
+        except HDF5_ERRORS as error:
+            raise DataError(_unreadable(source, error)) from None
         return part.reshape(len(part), -1).astype(np.float32) * np.float32(scale)
 
     try:
@@ -247,7 +254,7 @@ def open_recording(source: str) -> Recording:
     Raises:
         DataError: where there is no such recording, it is not audio, or its header is absurd.
     """
-    _check_kind(file_of(source))
+    refuse_special(file_of(source))
     stored, packed = _STORED.match(source), _PACKED.match(source)
     if stored:
         content = _read_member(stored["archive"], int(stored["offset"]), int(stored["length"]))

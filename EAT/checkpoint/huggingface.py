@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,17 @@ def write(contents: Contents, path: str) -> Contents:
     if path.endswith(".safetensors"):
         write_safetensors(path, model, metadata)
         return contents
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise CheckpointError(
+            f"{path} is a file, but a Hugging Face checkpoint is a folder, or a file whose name ends in .safetensors; "
+            "give another destination."
+        )
     extra = {name: value for name, value in contents.tensors.items() if name.startswith((DECODER, TEACHER))}
     beside = Path(path) / PRETRAINING_NAME
     if extra:
         write_safetensors(str(beside), extra, {"format": "pt"})
-    else:
-        beside.unlink(missing_ok=True)
+    elif beside.is_file():
+        beside.unlink()
     write_safetensors(str(Path(path) / MODEL_NAME), model, metadata)
     write_json(Path(path) / CONFIG_NAME, config)
     return contents

@@ -34,7 +34,7 @@ def convert(source: str, destination: str, file_format: str | None = None, weigh
         ConfigError: for a format or weights that do not exist, or a destination that is the source.
     """
     source = locate(source)
-    if os.path.exists(destination) and os.path.samefile(source, destination):
+    if os.path.exists(source) and os.path.exists(destination) and os.path.samefile(source, destination):
         raise ConfigError(f"{destination} is the source itself; give another destination.")
     contents = keep_encoder(source, read_contents(source), weights)
     return write_checkpoint(contents, destination, file_format or _guess_format(contents, destination))

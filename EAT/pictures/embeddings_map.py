@@ -72,11 +72,13 @@ def _vector_file(root: Path, name: str) -> Path:
 
 def _read_vector(path: Path) -> Array:
     try:
-        vector = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        vector = np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # a map claims no memory that is not there
+    except (OSError, ValueError, EOFError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
     if vector.ndim != 1 or not np.issubdtype(vector.dtype, np.floating):
         raise DataError(f"{path} has shape {vector.shape}; extract features with --granularity utterance.")
+    if not len(vector) or not np.isfinite(vector).all():
+        raise DataError(f"{path} holds {'no numbers' if not len(vector) else 'NaN or infinity'}; extract it anew.")
     as_float: Array = vector.astype(np.float32)
     return as_float
 

@@ -44,3 +44,32 @@ def test_embeddings_are_read_with_labels(tmp_path: Path) -> None:
     np.save(tmp_path / "features" / "dogs" / "2.npy", np.zeros((3, 4), np.float32))
     with pytest.raises(DataError, match="--granularity utterance"):
         read_embeddings(tmp_path / "features")
+
+
+def test_files_that_hold_no_vectors_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "many.npz", a=np.zeros(3))
+    header = b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }"
+    cases = {
+        "empty.npy": b"",
+        "cut.npy": b"\x93NUMPY",
+        "text.npy": b"not an array",
+        "archive.npy": (tmp_path / "many.npz").read_bytes(),
+        "huge.npy": (header % b"999999999999").ljust(128) + b"\0" * 16,
+        "deep.npy": (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535),
+    }
+    arrays = {
+        "none.npy": np.zeros(0, np.float32),
+        "nan.npy": np.full(4, np.nan, np.float32),
+        "words.npy": np.array(["a"]),
+    }
+    for name in (*cases, *arrays):
+        folder = tmp_path / name.removesuffix(".npy")
+        folder.mkdir()
+        for index in range(3):
+            np.save(folder / f"{index}.npy", np.zeros(4, np.float32))
+        if name in cases:
+            (folder / "1.npy").write_bytes(cases[name])
+        else:
+            np.save(folder / "1.npy", arrays[name])
+        with pytest.raises(DataError, match=r"1\.npy (cannot be read|has shape|holds (no numbers|NaN))"):
+            read_embeddings(folder)
