@@ -39,8 +39,9 @@ def read(opened: Opened) -> Contents:
         tensors[ENCODER + POSITIONS] = tensors[ENCODER + POSITIONS][:, : int(rows)]
     settings: PretrainingSettings | ClassifierSettings
     activation = None
-    if "head.weight" in tensors:
-        classes = {"num_classes": tensors["head.weight"].shape[0]}
+    weight = next((tensors[name] for name in ("head.weight", "head.fc.weight") if name in tensors), None)
+    if weight is not None:
+        classes = {"num_classes": weight.shape[0]}
         noted = {name: notes[name] for name in ("head_norm_eps",) if notes.get(name)}
         settings = ClassifierSettings.take({**cfg, **vars(encoder), **classes, **noted})
         check_head(path, tensors, settings)

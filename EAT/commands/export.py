@@ -1,8 +1,8 @@
 """``python -m EAT.export CKPT OUT.onnx``: a trained model as ONNX, for runtimes without PyTorch.
 
 The graph begins at the filterbank, (batch, 1, frames, 128) normalised float32, and both its axes ``batch`` and
-``frames`` are dynamic (frames in multiples of 16). What precedes it is described in the file's metadata:
-``norm_mean``, ``norm_std``, ``sample_rate``, ``activation``.
+``frames`` are dynamic (frames in multiples of 16, as far as positions reach). What precedes it is described in the
+file's metadata: ``spectrogram``, ``norm_mean``, ``norm_std``, ``sample_rate``, ``activation``.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class _Outputs(nn.Module):
     def forward(self, filterbank: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Compute the outputs."""
         if isinstance(self.network, Classifier):
-            tokens = self.network.encoder(filterbank).tokens
-            return tokens, self.network.classify(tokens)
+            return self.network.tokens_and_logits(filterbank)
         return self.network(filterbank).tokens
 
 
@@ -77,7 +76,7 @@ def export_onnx(model: EATModel, path: str | os.PathLike[str], check: bool = Tru
     size, bins = model.patch_size, model.front_end.bins
     example = torch.zeros(2, 1, 10 * size, bins, device=model.device)
     batch = torch.export.Dim("batch", min=1, max=4096)
-    steps = torch.export.Dim("steps", min=1, max=model.encoder.max_frames // size)
+    steps = torch.export.Dim("steps", min=1, max=model.encoder.chunk_frames // size)
     with tempfile.TemporaryDirectory() as folder:
         target = os.path.join(folder, "model.onnx")
         torch.onnx.export(
@@ -97,6 +96,7 @@ def export_onnx(model: EATModel, path: str | os.PathLike[str], check: bool = Tru
     onnx.helper.set_model_props(
         content,
         {
+            "spectrogram": front_end.name,
             "sample_rate": str(model.front_end.sample_rate),
             "norm_mean": repr(front_end.norm_mean),
             "norm_std": repr(front_end.norm_std),
