@@ -40,8 +40,9 @@ def read(opened: Opened) -> Contents:
         tensors[ENCODER + POSITIONS] = tensors[ENCODER + POSITIONS][:, : int(rows)]
     settings: PretrainingSettings | ClassifierSettings
     activation, classes = None, None
-    if "head.weight" in tensors:
-        count = {"num_classes": tensors["head.weight"].shape[0]}
+    weight = next((tensors[name] for name in ("head.weight", "head.fc.weight") if name in tensors), None)
+    if weight is not None:
+        count = {"num_classes": weight.shape[0]}
         noted = {name: notes[name] for name in ("head_norm_eps",) if notes.get(name)}
         settings = ClassifierSettings.take({**cfg, **vars(encoder), **count, **noted})
         check_head(path, tensors, settings)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import CheckpointError
 from ..network.front_end import FrontEnd
 from ..network.settings import SIZES, ClassifierSettings, PretrainingSettings
@@ -16,6 +18,7 @@ from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
 from .names import (
     BLOCKS,
     HEAD,
+    HOLDS,
     HUGGINGFACE,
     HUGGINGFACE_ENCODER,
     from_published_encoder,
@@ -44,12 +47,11 @@ def read(opened: Opened) -> Contents:
         CheckpointError: where a file is missing or damaged, or a tensor is missing or misshapen.
     """
     path = opened.path
-    given = Path(path)
-    file = given / MODEL_NAME if given.is_dir() else given
+    file = model_file(path)
     if not file.is_file():
         raise CheckpointError(f"the folder {path} holds no {MODEL_NAME}; it is no Hugging Face checkpoint.")
     stored, metadata = read_safetensors(str(file))
-    config = _config(file, metadata)
+    config = config_of(file, metadata)
     notes = notes_of(config)
     tensors = with_prefix(ENCODER, from_published_encoder(stored, HUGGINGFACE_ENCODER, HUGGINGFACE + "blocks."))
     encoder = encoder_settings(path, tensors, {name: config.get(name) for name in ("num_heads", "norm_eps")})
@@ -68,9 +70,8 @@ def read(opened: Opened) -> Contents:
         check_head(path, tensors, settings)
         activation = notes.get("activation", "sigmoid")
         classes = from_config(path, config, notes, settings.num_classes or 0)
-    elif (beside := file.with_name(PRETRAINING_NAME)).is_file() and given.is_dir():
-        extra, _ = read_safetensors(str(beside))
-        tensors |= {name: value for name, value in extra.items() if name.startswith((DECODER, TEACHER))}
+    elif extra := read_beside(path):
+        tensors |= extra
         check_encoder(path, tensors, encoder, TEACHER)
     size = config.get("img_size") or [1024]
     return Contents(
@@ -85,7 +86,22 @@ def read(opened: Opened) -> Contents:
     )
 
 
-def _config(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
+def model_file(path: str) -> Path:
+    """The safetensors file of a folder, or the file itself."""
+    given = Path(path)
+    return given / MODEL_NAME if given.is_dir() else given
+
+
+def read_beside(path: str) -> dict[str, Tensor]:
+    """Decoder and teacher from a file of ours in the folder; empty where there is none."""
+    beside = Path(path) / PRETRAINING_NAME
+    if not beside.is_file():
+        return {}
+    extra, _ = read_safetensors(str(beside))
+    return {name: value for name, value in extra.items() if name.startswith((DECODER, TEACHER))}
+
+
+def config_of(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """``config.json`` beside the file, else the copy that we leave in its header, else nothing."""
     beside = file.with_name(CONFIG_NAME)
     if beside.is_file():
@@ -107,6 +123,14 @@ def write(contents: Contents, path: str) -> Contents:
     if path.endswith(".safetensors"):
         write_safetensors(path, model, metadata)
         return contents
+    write_folder(contents, path, model, metadata, config)
+    return contents
+
+
+def write_folder(
+    contents: Contents, path: str, model: dict[str, Tensor], metadata: dict[str, str], config: dict[str, Any]
+) -> None:
+    """Write a folder, with decoder and teacher in a file of ours. Raises CheckpointError where that is not possible."""
     if os.path.lexists(path) and not os.path.isdir(path):
         raise CheckpointError(
             f"{path} is a file, but a Hugging Face checkpoint is a folder, or a file whose name ends in .safetensors; "
@@ -120,13 +144,12 @@ def write(contents: Contents, path: str) -> Contents:
         beside.unlink()
     write_safetensors(str(Path(path) / MODEL_NAME), model, metadata)
     write_json(Path(path) / CONFIG_NAME, config)
-    return contents
 
 
 def _config_to_write(contents: Contents) -> dict[str, Any]:
     settings, front_end = contents.settings, contents.front_end or FrontEnd(1024)
     classes = settings.num_classes if isinstance(settings, ClassifierSettings) else None
-    sizes = {name: getattr(settings, name) for name in SIZES if name not in ("attention", "positions")}
+    sizes = {name: getattr(settings, name) for name in SIZES if name not in HOLDS}
     return {
         "model_type": "eat",
         "architectures": ["EATModel"],

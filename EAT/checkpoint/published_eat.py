@@ -18,6 +18,7 @@ from .fairseq_file import fairseq_file, section
 from .names import (
     BLOCKS,
     HEAD,
+    HOLDS,
     PUBLISHED_CLASSIFIER,
     PUBLISHED_DECODER,
     PUBLISHED_ENCODER,
@@ -31,7 +32,7 @@ from .notes import noted_front_end, notes_of
 from .safe import Opened, write_torch_file
 from .shapes import check_encoder, check_head, encoder_settings
 
-OURS = ("patch_size", "mel_bins", "attention", "positions")
+OURS = ("patch_size", "mel_bins", *(name for name in SIZES if name in HOLDS))
 """Sizes that the published model's configuration has elsewhere, or not at all."""
 CLS_NAME = PUBLISHED_ENCODER["cls_token"]
 RECIPES = {"esc50_eval": (-6.627, 5.359, "softmax"), "spcv2_eval": (-6.846, 5.565, "sigmoid")}

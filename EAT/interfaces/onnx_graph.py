@@ -1,7 +1,8 @@
 """A trained model as an ONNX graph, from the filterbank or from the waveform on, for any batch and length.
 
-What precedes the graph, and what its logits mean, is described in the file's metadata: ``sample_rate``, ``norm_mean``,
-``norm_std``, ``target_length``, ``activation``, and ``classes``, a list of [name, display name] in JSON.
+What precedes the graph, and what its logits mean, is described in the file's metadata: ``spectrogram``,
+``sample_rate``, ``norm_mean``, ``norm_std``, ``target_length``, ``activation``, and ``classes``, a list of [name, display
+name] in JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ OPSET = 18
 class FromFilterbank(nn.Module):
     """Normalised filterbanks (batch, 1, frames, 128) to features, and to logits where there is a head.
 
-    Frames come in multiples of 16.
+    Frames come in multiples of 16, as far as positions reach.
     """
 
     inputs = ("filterbank",)
@@ -48,8 +49,7 @@ class FromFilterbank(nn.Module):
         """Compute the outputs."""
         network = self.model.network
         if isinstance(network, Classifier):
-            tokens = network.encoder(filterbank).tokens
-            return tokens, network.classify(tokens)
+            return network.tokens_and_logits(filterbank)
         return network(filterbank).tokens
 
     def examples(self, clips: int, steps: int) -> tuple[Tensor, ...]:
@@ -61,7 +61,7 @@ class FromFilterbank(nn.Module):
     def dimensions(self) -> tuple[dict[int, Any], ...]:
         """The axes that may have any length."""
         size = self.model.patch_size
-        steps = torch.export.Dim("steps", min=1, max=self.model.encoder.max_frames // size)
+        steps = torch.export.Dim("steps", min=1, max=self.model.encoder.chunk_frames // size)
         return ({0: _batch(), 2: size * steps},)
 
 
@@ -106,7 +106,7 @@ class FromWaveform(nn.Module):
 
     def dimensions(self) -> tuple[dict[int, Any], ...]:
         """The axes that may have any length."""
-        most = self.model.front_end.samples_for(self.model.encoder.max_frames)
+        most = self.model.front_end.samples_for(self.model.encoder.chunk_frames)
         return ({0: _batch(), 1: torch.export.Dim("samples", min=1, max=most)}, {0: _batch()})
 
 
@@ -152,6 +152,10 @@ def export_onnx(
     onnx = _onnx()
     if model.encoder.cls_token.dtype != torch.float32:
         raise ConfigError("export a model in float32; call .float() first.")
+    if start == "waveform" and type(model.front_end) is not FrontEnd:
+        raise ConfigError(
+            f"the front end {model.front_end.name!r} has no graph from the waveform on; export from the filterbank."
+        )
     graph = choose(GRAPHS, start, "start")(model).eval()
     examples = tuple(example.to(model.device) for example in graph.examples(2, 10))
     with torch.no_grad():
@@ -183,6 +187,7 @@ def export_onnx(
 def _describe(onnx: ModuleType, content: Any, model: EATModel) -> None:
     front_end = model.front_end
     properties = {
+        "spectrogram": front_end.name,
         "sample_rate": str(front_end.sample_rate),
         "norm_mean": repr(front_end.norm_mean),
         "norm_std": repr(front_end.norm_std),

@@ -236,9 +236,16 @@ class HeadSettings(Settings):
     num_classes: int | None = setting(None, "classes; null: as many as the data folder's label descriptors have")
     pooling: str = setting("cls", f"what is classified: one of {', '.join(POOLINGS)}")
     head_norm_eps: float = setting(1e-6, "epsilon of the head's LayerNorm; published Hugging Face files have 1e-5")
+    head: str = setting("linear", "'linear' on the last block, or a head on all blocks: cgp, lcgp, attentive")
+    head_prototypes: int = setting(10_000, "prototypes of the head 'cgp'")
+    head_dropout: float = setting(0.0, "dropout before the head's Linear")
 
     def check(self) -> None:
         """A head that can be built."""
+        if self.head_prototypes < 1:
+            raise ConfigError(f"model.head_prototypes is {self.head_prototypes}; it must be at least 1.")
+        if not 0.0 <= self.head_dropout < 1.0:
+            raise ConfigError(f"model.head_dropout is {self.head_dropout}; it must lie in [0, 1).")
         if self.num_classes is not None and self.num_classes < 1:
             raise ConfigError(f"num_classes is {self.num_classes}; it must be at least 1.")
         if self.pooling not in POOLINGS:
