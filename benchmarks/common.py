@@ -35,6 +35,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "decoder_kernel": 5,
         "decoder_width": 1024,
     },
+    "tiny": {"embed_dim": 32, "depth": 2, "num_heads": 4, "decoder_layers": 2, "decoder_width": 32},
     "small": {"embed_dim": 192, "depth": 6, "num_heads": 6, "decoder_layers": 3, "decoder_width": 192},
 }
 
