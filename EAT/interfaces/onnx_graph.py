@@ -1,8 +1,8 @@
 """A trained model as an ONNX graph, from the filterbank or from the waveform on, for any batch and length.
 
 What precedes the graph, and what its logits mean, is described in the file's metadata: ``spectrogram``,
-``sample_rate``, ``norm_mean``, ``norm_std``, ``target_length``, ``activation``, and ``classes``, a list of [name, display
-name] in JSON.
+``sample_rate``, ``norm_mean``, ``norm_std``, ``target_length``, ``activation``, and ``classes``, a list of [name,
+display name] in JSON.
 """
 
 from __future__ import annotations

@@ -95,6 +95,7 @@ class EATClassificationTask(ClipTask):
             self.cfg.seed,
             self.cfg.read_timeout,
             self.augmentations if training else None,
+            self.slots(split),
             labels=read_lbl(data / f"{split}.lbl", manifest, labels),
             classes=len(labels),
             multi_label=self.multi_label,
@@ -182,11 +183,6 @@ class EATClassificationTask(ClipTask):
     def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
         """As :meth:`ClipTask.prepare_batch`; mixing needs targets that are no integers."""
         return super().prepare_batch({**sample, "targets": sample["targets"].float()})
-
-    def blank_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """A batch of one silent clip without a label, which counts for nothing."""
-        targets = sample["targets"].new_zeros(1, sample["targets"].shape[1])
-        return {**super().blank_batch(sample), "targets": targets}
 
     def forget_scores(self) -> None:
         """Be ready for the validation of another split."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -25,8 +26,10 @@ from ..network.front_end import FRONT_ENDS, FrontEnd
 from ..network.settings import choose, setting
 from ..progress import Pace
 from .clip_batches import ClipBatches
+from .device import DeviceSettings, prepare_device
 from .fairseq_clips import FairseqClips
-from .fairseq_support import describe_device, record, reports_user_errors
+from .fairseq_support import record, reports_user_errors
+from .half_precision import FP16Optimizer
 from .survival.numbers import NonfiniteUpdates
 from .survival.stopping import stop
 
@@ -37,7 +40,7 @@ SCALER_PLACE = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflow
 
 
 @dataclass
-class ClipTaskConfig(AugmentationSettings, FairseqDataclass):
+class ClipTaskConfig(AugmentationSettings, DeviceSettings, FairseqDataclass):
     """What every task over clips of audio is told."""
 
     data: str = setting("", "folder of the manifests {split}.tsv")
@@ -66,6 +69,7 @@ class ClipTaskConfig(AugmentationSettings, FairseqDataclass):
     rebuild_batches: bool = setting(True, "put clips into new batches every epoch")
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
+    batch_size: int | None = II("dataset.batch_size")
     max_update: int = II("optimization.max_update")
     update_freq: list[int] = II("optimization.update_freq")
     log_format: str | None = II("common.log_format")
@@ -155,11 +159,17 @@ class ClipTask(FairseqTask):
             self.cfg.seed,
             self.cfg.read_timeout,
             self.augmentations if split == self.cfg.train_subset else None,
+            self.slots(split),
         )
+
+    def slots(self, split: str) -> int:
+        """Rows of the batches of a split: in training always the same number, else one at least."""
+        return (self.cfg.batch_size or 1) if split == self.cfg.train_subset else 1
 
     @reports_user_errors
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
-        """Build the model and say how large it is."""
+        """Build the model; where it is to be trained, make its device ready and say how large it is."""
+        device = "" if from_checkpoint else f"on {prepare_device(DeviceSettings.take(self.cfg), self.cfg.cpu)}, "
         model = super().build_model(cfg, from_checkpoint)
         model.encoder.grid(self.cfg.target_length, "task.target_length")
         if model.settings.mel_bins != self.front_end.bins:
@@ -168,10 +178,7 @@ class ClipTask(FairseqTask):
                 f"{model.settings.mel_bins}; set model.mel_bins={self.front_end.bins}."
             )
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        logger.info(
-            f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, on {describe_device(self.cfg.cpu)}, "
-            f"{self.precision()}"
-        )
+        logger.info(f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, {device}{self.precision()}")
         return model
 
     def precision(self) -> str:
@@ -201,14 +208,6 @@ class ClipTask(FairseqTask):
             return batch
         return self.augmentations.apply({**batch, "filterbank": batch["filterbank"].float()})
 
-    def blank_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """A batch of one silent clip in place of one whose every clip was skipped.
-
-        It keeps this device in step with the others and counts for nothing.
-        """
-        silence = torch.zeros(1, 1, self.cfg.target_length, self.front_end.bins, device=self.device)
-        return {**sample, "clips": [0], "filterbank": silence}
-
     def watch_skipped(self, split: str, sample: dict[str, Any]) -> None:
         """Log clips that could not be read, each once. Raises TrainingError when they pass ``max_skipped``."""
         if sample["skipped"]:
@@ -219,15 +218,12 @@ class ClipTask(FairseqTask):
     def judge(
         self, sample: dict[str, Any], model: Any, criterion: Any, autocast: bool = False
     ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
-        """The criterion's loss, sample size and log of a batch; all are 0 where none of its clips could be read."""
+        """The criterion's loss, sample size and log of a batch."""
         self.watch_skipped(sample["split"], sample)
         self.device = next(model.parameters()).device
-        batch = self.prepare_batch(sample) if sample["clips"] else self.blank_batch(sample)
+        batch = self.prepare_batch(sample)
         with torch.autocast(self.device.type, enabled=autocast):
-            loss, sample_size, logged = criterion(model, batch)
-        if sample["clips"]:
-            return loss, sample_size, logged
-        return loss * 0, sample_size * 0, {key: value * 0 for key, value in logged.items()}
+            return criterion(model, batch)
 
     @reports_user_errors
     def train_step(
@@ -244,11 +240,13 @@ class ClipTask(FairseqTask):
         model.train()
         model.set_num_updates(update_num)
         autocast = isinstance(optimizer, AMPOptimizer)
-        loss, sample_size, logging_output = self.judge(sample, model, criterion, autocast)
-        if ignore_grad:
-            loss = loss * 0
-        # A loss that is not finite must not count even where its gradients are: 1, or NaN.
-        optimizer.backward(loss * (1 + (loss - loss).detach()))
+        half = isinstance(optimizer, FP16Optimizer)
+        with optimizer.local_gradients(model) if half else contextlib.nullcontext():
+            loss, sample_size, logging_output = self.judge(sample, model, criterion, autocast)
+            if ignore_grad:
+                loss = loss * 0
+            # A loss that is not finite must not count even where its gradients are: 1, or NaN.
+            optimizer.backward(loss * (1 + (loss - loss).detach()))
         waited = time.monotonic() - self.saved_at
         # One process's word or clock is for all of them: they save, and stop, after the same update.
         asked = {"told_to_stop": bool(stop), "save_due": 0 < self.cfg.save_minutes * 60 < waited}

@@ -11,6 +11,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
 from ..errors import TrainingError
+from ..network.masking import Masks
 from ..network.objective import TERMS, WATCHED
 from ..network.settings import choose, setting
 from .fairseq_support import reports_user_errors, unwrap
@@ -99,9 +100,11 @@ class UtteranceFrameCriterion(FairseqCriterion):
         Clips thus weigh the same however they are spread over devices and accumulated batches.
         """
         core, clips = unwrap(model), len(sample["clips"])
-        lengths = sample.get("lengths")
-        frames = None if lengths is None else self.task.front_end.real_frames(lengths)
-        batch = core.draw(sample["filterbank"], sample["clips"], frames, seed=sample["seed"], epoch=sample["epoch"])
+        drawn = (sample["keys"], Masks(sample["visible"], sample["masked"])) if "visible" in sample else None
+        batch = core.draw(
+            sample["filterbank"], sample["numbers"], sample["frames"],
+            seed=sample["seed"], epoch=sample["epoch"], drawn=drawn,
+        )  # fmt: skip
         outcome = model(batch, tuple(self.weights))
         terms = torch.stack([weight * outcome.terms[name] for name, weight in self.weights.items()])
         loss = terms.sum()
