@@ -194,7 +194,7 @@ def correctness(bench: Bench) -> None:
     settings = bench.settings()
     clips = torch.arange(2)
     torch.manual_seed(1)
-    waves = torch.randn(2, FrontEnd(bench.frames).samples)
+    waves = torch.randn(2, FrontEnd.samples_for(bench.frames))
     front_end = FrontEnd(bench.frames)
 
     def filterbanks() -> dict[str, Any]:

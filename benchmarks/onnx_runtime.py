@@ -33,7 +33,7 @@ def random_classifier(size: str) -> EATModel:
     state = Classifier(settings).state_dict()
     encoder = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     head = {name: value for name, value in state.items() if not name.startswith("encoder.")}
-    return EATModel(Checkpoint("", "eat", "classification", settings, encoder, head, None, None, {})).eval()
+    return EATModel(Checkpoint("", "eat", "classification", settings, encoder, head, None, None, None, {})).eval()
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     clips = [read_audio(source.address) for source in sources]
     device, results, differences = torch.device("cpu"), [], {}
     expected = model.scores(clips).numpy()
-    samples = model.front_end.samples
+    samples = model.front_end.samples_for(model.front_end.target_length)
     waves = {batch: 0.1 * torch.randn(batch, samples) for batch in options.batch}
     for batch, wave in waves.items():
         results.append(

@@ -124,7 +124,10 @@ class ClipDataset(Dataset):
 
     def _silence(self) -> dict[str, Any]:
         """What fills the rows of a batch without a readable clip."""
-        item: dict[str, Any] = {"index": 0, "waveform": torch.zeros(self.front_end.samples)}
+        item: dict[str, Any] = {
+            "index": 0,
+            "waveform": torch.zeros(self.front_end.samples_for(self.front_end.target_length)),
+        }
         if self.augmentations is not None:
             shape = self.front_end.target_length, self.front_end.bins
             item["drawn"] = self.augmentations.draw(self.rng(0, FILTERBANK_STREAM), *shape)
@@ -162,7 +165,8 @@ class ClipDataset(Dataset):
             batch["partners"] = partners(len(items), len(rows))
         if rows:
             lengths = torch.tensor([len(item["waveform"]) for item in rows])
-            waveforms = torch.zeros(len(rows), self.front_end.samples if self.slots else int(lengths.max()))
+            longest = int(lengths.max())
+            waveforms = torch.zeros(len(rows), (self.front_end.samples or longest) if self.slots else longest)
             for row, item in zip(waveforms, rows, strict=True):
                 row[: len(item["waveform"])] = item["waveform"][: waveforms.shape[1]]
             batch["lengths"] = lengths

@@ -85,11 +85,11 @@ class FromWaveform(nn.Module):
         """Compute the output."""
         front_end, network, size = self.model.front_end, self.model.network, self.model.patch_size
         if isinstance(network, Classifier):
-            samples, room = front_end.samples, front_end.samples
+            samples = room = front_end.samples_for(front_end.target_length)
         else:
             steps = 1 + torch.sym_max(0, waveform.shape[1] - front_end.window) // front_end.hop // size
             front_end = replace(front_end, target_length=steps * size)
-            samples, room = front_end.samples, front_end.samples_for(size + 1)
+            samples, room = front_end.samples_for(steps * size), front_end.samples_for(size + 1)
         # Padded beyond what is needed and then cut, so that no branch depends on the length.
         filled = torch.cat([waveform, waveform.new_zeros(waveform.shape[0], room)], dim=1)[:, :samples]
         filterbank = front_end(filled, lengths.clamp(max=samples))
