@@ -272,6 +272,7 @@ class FineTuningSettings(HeadSettings, _Undecided):
     weights: str = setting("student", "which encoder of model_path: 'student' or 'teacher'")
     freeze_encoder: bool = setting(False, "train the head alone")
     layer_decay: float = setting(1.0, "learning rate of block i of L is scaled by layer_decay^(L - i)")
+    layer_decay_input: bool = setting(False, "that of patches and CLS by layer_decay^(L + 1), as BAT has it, not by 1")
 
     def check(self) -> None:
         """A decay that is one."""
