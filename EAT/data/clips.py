@@ -116,6 +116,8 @@ class ClipDataset(Dataset):
                 lambda: decode(self.manifest.source(index), wanted, position, **self.front_end.reading()),
             )
             waveform = as_waveform(excerpt)
+            if self.crop == "random" and getattr(self.front_end, "fit_waveform", False):
+                waveform = place(waveform, self.front_end.samples_for(self.front_end.target_length), position)
         except DataError as error:
             return {"index": index, "error": str(error)}
         except MemoryError:
@@ -183,6 +185,13 @@ class ClipDataset(Dataset):
                 # the device, and a waveform must not be.
                 batch["waveforms"] = waveforms.view(torch.int32)
         return batch
+
+
+def place(waveform: Tensor, length: int, position: float) -> Tensor:
+    """A waveform that is shorter than ``length`` in silence of that length; ``position``: 0 its start, 1 its end."""
+    missing = max(0, length - len(waveform))
+    before = int(position * (missing + 1)) if position < 1.0 else missing
+    return torch.nn.functional.pad(waveform, (before, missing - before))
 
 
 def batch_filterbank(batch: dict[str, Any], front_end: FrontEnd) -> Tensor:

@@ -295,6 +295,7 @@ class FineTuningSettings(HeadSettings, _Undecided):
         False, "whether DropPath acts in a frozen encoder too, as in SSLAM's published linear evaluation"
     )
     layer_decay: float = setting(1.0, "learning rate of block i of L is scaled by layer_decay^(L - i)")
+    layer_decay_input: bool = setting(False, "that of patches and CLS by layer_decay^(L + 1), as BAT has it, not by 1")
 
     def check(self) -> None:
         """A decay that is one."""

@@ -12,7 +12,7 @@ import torch
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 
-from ..checkpoint import read_checkpoint
+from ..checkpoint import Checkpoint, read_checkpoint
 from ..checkpoint.classes import check_same, to_notes
 from ..checkpoint.notes import KEY
 from ..data.labelled import LabelledClips
@@ -130,10 +130,22 @@ class EATClassificationTask(ClipTask):
             self.check_classes(cfg)
             if not self.take_sizes_from_restored(cfg):
                 initial = read_initial(cfg)
+                self.check_front_end(initial)
         model = super().build_model(cfg, from_checkpoint)
         if initial is not None:
             start_from(model, initial)
         return model
+
+    def check_front_end(self, initial: Checkpoint | None) -> None:
+        """Raise CheckpointError where the model to start from has heard other spectrograms than this run's."""
+        theirs = None if initial is None else initial.front_end
+        if initial is not None and theirs is not None and theirs.name != self.front_end.name:
+            constants = "null" if "norm_mean" not in theirs.settings() else "..., its normalisation"
+            raise CheckpointError(
+                f"{initial.path} was trained on task.spectrogram={theirs.name}, but this run has "
+                f"{self.front_end.name}; set task.spectrogram={theirs.name} (and task.norm_mean, task.norm_std: "
+                f"{constants})."
+            )
 
     def check_classes(self, cfg: Any) -> None:
         """Take the number of classes from the label descriptors. Raises ConfigError where another is set."""

@@ -53,6 +53,9 @@ class ClipTaskConfig(AugmentationSettings, DeviceSettings, FairseqDataclass):
     )
     norm_std: float | None = setting(None, "its standard deviation")
     spectrogram: str = setting("log_mel", "which front end turns waveforms into what the encoder eats")
+    fit_waveform: bool = setting(
+        False, "of a front end in decibels: pad and cut waveforms before it, not what it gives; silence then counts"
+    )
     crop: str = setting("start", "what is kept of longer clips: 'start' or 'random'")
     front_end: str = field(
         default="device",
@@ -92,7 +95,11 @@ def build_front_end(cfg: ClipTaskConfig) -> FrontEnd:
                 f"task.spectrogram={cfg.spectrogram} normalises each clip by itself; set task.norm_mean=null "
                 "task.norm_std=null."
             )
-        return kind(cfg.target_length)
+        return kind(cfg.target_length, **({"fit_waveform": True} if cfg.fit_waveform else {}))
+    if cfg.fit_waveform:
+        raise ConfigError(
+            f"task.fit_waveform is for front ends in decibels, not for {cfg.spectrogram}; set it to false."
+        )
     if mean is None and std is None:
         mean, std = read_normalization(cfg.data)
         record(cfg, "task", norm_mean=mean, norm_std=std)

@@ -23,7 +23,7 @@ class ScheduleConfig(FairseqDataclass):
     shape: str = setting("cosine", "how the learning rate moves over the run")
     warmup_updates: int = setting(0, "updates of the linear warm-up")
     warmup_init_lr: float = setting(0.0, "learning rate at its start")
-    min_lr: float = setting(0.0, "learning rate at the end")
+    min_lr: float = setting(0.0, "learning rate at the end; of 'floored_cosine', the least one anywhere")
     lr_period_updates: float = setting(-1, "length of the descent; -1: from the end of the warm-up to max_update")
     lr: list[float] = II("optimization.lr")
     max_update: int = II("optimization.max_update")
@@ -39,7 +39,16 @@ def cosine(cfg: ScheduleConfig, updates: int) -> float:
     return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * done / period))
 
 
-RATES: dict[str, Callable[[ScheduleConfig, int], float]] = {"cosine": cosine}
+def floored_cosine(cfg: ScheduleConfig, updates: int) -> float:
+    """BAT's: linear from 0 to the peak, half a cosine down to 0, and never below ``min_lr``."""
+    if updates <= cfg.warmup_updates and cfg.warmup_updates > 0:
+        return max(cfg.min_lr, cfg.lr[0] * updates / cfg.warmup_updates)
+    period = cfg.lr_period_updates if cfg.lr_period_updates > 0 else cfg.max_update - cfg.warmup_updates
+    done = min(updates - cfg.warmup_updates, period)
+    return max(cfg.min_lr, cfg.lr[0] * 0.5 * (1 + math.cos(math.pi * done / period)))
+
+
+RATES: dict[str, Callable[[ScheduleConfig, int], float]] = {"cosine": cosine, "floored_cosine": floored_cosine}
 """The choices of ``lr_scheduler.shape``: learning rate of the update that follows so many."""
 
 
