@@ -13,6 +13,7 @@ BENCHMARKS = (
     ["extract.py"],
     ["scaling.py"],
     ["train_step.py"],
+    ["family.py"],
 )
 
 
