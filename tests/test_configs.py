@@ -145,6 +145,9 @@ DERIVED = {
 
 CHOICES = {
     "task.save_minutes": 30,
+    "task.tf32": False,
+    "task.repeatable": True,
+    "optimizer.float32_gradients": True,
     "task.spectrogram": "log_mel",
     "lr_scheduler.shape": "cosine",
     "optimizer.decayed": "all",
@@ -158,6 +161,7 @@ ADDED = {
         "criterion.min_skill": 0,
         "criterion.guarded_from": 5000,
         "model.attention": "softmax",
+        "model.compile_or_stop": False,
         "model.decoder": "convolution",
         "model.ema_schedule": "linear",
         "model.foreign_padding": True,

@@ -22,6 +22,7 @@ from EAT.commands.doctor.machine import EXTRAS
 from EAT.training.clip_task import ClipTaskConfig
 
 from .conftest import CLIPS, CONFORMANCE, ROOT
+from .published import SIZES
 from .tiny import NETWORK, ON_A_CPU, model
 
 GUIDES = (
@@ -32,6 +33,8 @@ GUIDES = (
     "docs/coming-from-the-published-code.md",
     "docs/stability.md",
     "docs/learning.md",
+    "docs/family.md",
+    "docs/further-pretraining.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/data.md",
@@ -61,9 +64,12 @@ MADE = {
         "checkpoints/finetuning_demo/checkpoint_best.pt",
         "checkpoints/mine/checkpoint_last.pt",
         "checkpoints/pretraining_AS2M/checkpoint_last.pt",
+        "checkpoints/sslam/checkpoint_last.pt",
         "checkpoints/two/checkpoint_last.pt",
     ],
     "docs/weights.md": ["sounds/model.safetensors", "sounds/README.md"],
+    "docs/family.md": ["checkpoints/eat_goes_on/checkpoint_last.pt"],
+    "docs/further-pretraining.md": ["checkpoints/further/checkpoint_last.pt"],
     "feature_extract/README.md": ["features/drum", "street.png", "EAT-base-hf/model.safetensors", "eat.onnx"],
 }
 """Some of what the commands must leave behind."""
@@ -72,6 +78,7 @@ TINY = {
     "": f"{' '.join(ON_A_CPU)} task.target_length=128 "
     "dataset.batch_size=4 lr_scheduler.warmup_updates=1 optimization.max_update=3 optimization.update_freq=[1]",
     "pretraining": " ".join(model(NETWORK)),
+    "further": " ".join(model(SIZES)),
     "finetuning": "",
 }
 """Overrides, by the start of a recipe's name, that make a run of seconds out of it."""
@@ -80,7 +87,10 @@ SHIMS = {
     # Training as it stands, only small; on one device unless the command starts its processes itself.
     "fairseq-hydra-train": """
 size="{common}"
-case "$*" in *"config-name pretraining"*) size="$size {pretraining}" ;; esac
+case "$*" in
+    *"config-name pretraining"*model.model_path=*) size="$size {further}" ;;
+    *"config-name pretraining"*) size="$size {pretraining}" ;;
+esac
 case "$*" in *distributed_no_spawn=true*) ;; *) size="$size distributed_training.distributed_world_size=1" ;; esac
 exec "{bin}/fairseq-hydra-train" "$@" $size
 """,
@@ -159,7 +169,8 @@ def environment(sandbox: Path) -> dict[str, str]:
     shims.mkdir(exist_ok=True)
     for name, text in SHIMS.items():
         (shims / name).write_text(
-            "#!/usr/bin/env bash" + text.format(bin=folder, common=TINY[""], pretraining=TINY["pretraining"])
+            "#!/usr/bin/env bash"
+            + text.format(bin=folder, common=TINY[""], pretraining=TINY["pretraining"], further=TINY["further"])
         )
         (shims / name).chmod(0o755)
     return {

@@ -16,12 +16,10 @@ from EAT.inference.learning import open_pretraining
 from EAT.network.masking import masks_from_map
 
 from ..fairseq_runs import TINY, train, train_distributed
-from ..published import our_name
+from ..published import SIZES, our_name
 from ..tiny import model
 
-PUBLISHED = {"embed_dim": 64, "depth": 3, "num_heads": 4, "decoder_layers": 2, "decoder_width": 64, "clone_batch": 2}
-SIZES = (*(value for value in TINY if not value.startswith("model.")), *model(PUBLISHED))
-"""Of the published-layout checkpoints among the conformance data."""
+GIVEN = (*(value for value in TINY if not value.startswith("model.")), *model({**SIZES, "clone_batch": 2}))
 STILL = (
     "model.ema_decay=1", "model.ema_end_decay=1", "optimization.max_update=1", "lr_scheduler.lr_period_updates=9",
     "dataset.batch_size=4",
@@ -44,7 +42,7 @@ def said(output: str) -> str:
 def started(clip_manifest: Path, folder: Path, path: Path, *overrides: str, config: str = "pretraining_AS2M") -> str:
     """Start a run that changes nothing; what it said it started from."""
     run = train(
-        config, *SIZES, *STILL, f"task.data={clip_manifest}", f"checkpoint.save_dir={folder}",
+        config, *GIVEN, *STILL, f"task.data={clip_manifest}", f"checkpoint.save_dir={folder}",
         f"model.model_path={path}", *overrides,
     )  # fmt: skip
     return said(run.output)
@@ -142,7 +140,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     start = tmp_path / "start.pt"
     shutil.copy(conformance / "official_pretrain.pt", start)
     common = (
-        *SIZES, f"common.bf16={precision}", f"task.data={clip_manifest}", "task.crop=random", "dataset.batch_size=32",
+        *GIVEN, f"common.bf16={precision}", f"task.data={clip_manifest}", "task.crop=random", "dataset.batch_size=32",
         "lr_scheduler.lr_period_updates=10", f"model.model_path={start}",
     )  # fmt: skip
     whole = train(config, *common, f"checkpoint.save_dir={tmp_path}/whole", "optimization.max_update=8")
@@ -166,7 +164,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 def test_two_processes_equal_one_that_accumulates(clip_manifest: Path, conformance: Path, tmp_path: Path) -> None:
     config = "pretraining_SSLAM"
     common = (
-        *SIZES, f"task.data={clip_manifest}", "dataset.batch_size=3", "optimization.max_update=4",
+        *GIVEN, f"task.data={clip_manifest}", "dataset.batch_size=3", "optimization.max_update=4",
         f"model.model_path={conformance / 'official_pretrain.pt'}",
     )  # fmt: skip
     one = train(config, *common, f"checkpoint.save_dir={tmp_path}/one", "optimization.update_freq=[2]")
@@ -179,7 +177,7 @@ def test_two_processes_equal_one_that_accumulates(clip_manifest: Path, conforman
 
 def test_mixtures_learn_in_bfloat16_as_in_float32(clip_manifest: Path, conformance: Path, tmp_path: Path) -> None:
     common = (
-        *SIZES, f"task.data={clip_manifest}", "dataset.batch_size=16", "optimization.max_update=30",
+        *GIVEN, f"task.data={clip_manifest}", "dataset.batch_size=16", "optimization.max_update=30",
         "optimization.lr=[1e-3]", f"model.model_path={conformance / 'official_pretrain.pt'}",
     )  # fmt: skip
     exact = train("pretraining_SSLAM", *common, f"checkpoint.save_dir={tmp_path}/float32")
