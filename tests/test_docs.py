@@ -33,6 +33,7 @@ GUIDES = (
     "docs/coming-from-the-published-code.md",
     "docs/stability.md",
     "docs/learning.md",
+    "docs/science.md",
     "docs/family.md",
     "docs/further-pretraining.md",
     "CHANGELOG.md",

@@ -18,7 +18,7 @@ FLOORS = {
     "network": 2,
     **dict.fromkeys(("checkpoint", "data"), 3),
     "inference": 4,
-    **dict.fromkeys(("training", "pictures", "interfaces"), 5),
+    **dict.fromkeys(("training", "pictures", "interfaces", "comparison"), 5),
     "commands": 6,
     "tasks": 7,
     "models": 7,
@@ -26,6 +26,7 @@ FLOORS = {
 DOORS = {
     "__init__",
     "__main__",
+    "bench",
     "convert",
     "doctor",
     "evaluate",
