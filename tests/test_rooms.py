@@ -13,7 +13,7 @@ from EAT.moved import MOVED
 from .conftest import ROOT
 
 FLOORS = {
-    **dict.fromkeys(("errors", "files", "progress", "system", "moved"), 0),
+    **dict.fromkeys(("errors", "files", "progress", "system", "moved", "recipes"), 0),
     "audio": 1,
     "network": 2,
     **dict.fromkeys(("checkpoint", "data"), 3),
@@ -31,6 +31,7 @@ DOORS = {
     "doctor",
     "evaluate",
     "export",
+    "extract",
     "plot",
     "predict",
     "prepare",

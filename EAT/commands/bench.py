@@ -15,11 +15,11 @@ from ..errors import ConfigError, EATError
 from ..inference.readouts import READOUTS
 from ..pictures.compute import draw_compute
 from ..pictures.style import check_kind, save
+from ..recipes import FOLDER as CONFIG
 from ..system import usable_cores
 from .command_line import described, exit_status
 
 RECIPES = Path(__file__).parents[2] / "benchmarks" / "science" / "recipes.yaml"
-CONFIG = Path(__file__).parents[2] / "config"
 EXAMPLES = """
 python -m EAT.bench --corpus corpus/ --work bench/ --results runs.jsonl
 python -m EAT.bench --corpus corpus/ --work bench/ --results runs.jsonl --size standard --only eat,slow_teacher

@@ -13,6 +13,17 @@ from typing import IO
 
 from ..errors import EATError
 
+MODULES = "python -m EAT."
+"""How commands call themselves and each other, unless :func:`speak_as_eat` says otherwise."""
+_spoken = MODULES
+
+
+def speak_as_eat() -> None:
+    """From now on commands call themselves ``eat X``, as the user did."""
+    global _spoken
+    _spoken = "eat "
+
+
 STATUS = "exit status: 0 all went well, 1 some inputs could not be read or written, 2 unusable arguments"
 
 
@@ -31,8 +42,10 @@ def described(parser: argparse.ArgumentParser, description: str, examples: str) 
     Returns:
         ``parser``.
     """
-    parser.description = textwrap.fill(description, 100)
-    parser.epilog = f"examples:\n{textwrap.indent(textwrap.dedent(examples).strip(), '  ')}\n\n{STATUS}"
+    parser.prog = parser.prog.replace(MODULES, _spoken)
+    parser.description = textwrap.fill(description.replace(MODULES, _spoken), 100)
+    examples = textwrap.indent(textwrap.dedent(examples).strip(), "  ").replace(MODULES, _spoken)
+    parser.epilog = f"examples:\n{examples}\n\n{STATUS}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
 

@@ -1,4 +1,4 @@
-"""The command line of ``feature_extract/feature_extract.py``."""
+"""The command ``python -m EAT.extract``, which ``feature_extract/feature_extract.py`` calls too."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ from .options import RECORDINGS, add_flags, open_model, status, workers
 STORAGES = ("float32", "float16")
 
 EXAMPLES = """
-python feature_extract/feature_extract.py --source clip.wav --output clip.npy --checkpoint EAT-base.pt
-python feature_extract/feature_extract.py --source recordings/ --output features/ --checkpoint EAT-base.pt \\
+python -m EAT.extract --source clip.wav --output clip.npy --checkpoint EAT-base.pt
+python -m EAT.extract --source recordings/ --output features/ --checkpoint EAT-base.pt \\
     --granularity utterance
 python feature_extract/feature_extract.py --source recordings/ --output vectors.parquet --checkpoint CKPT \\
     --granularity mean
@@ -61,7 +61,7 @@ torchrun --nproc_per_node 8 feature_extract/feature_extract.py --source list.tsv
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = described(
-        argparse.ArgumentParser(prog="feature_extract.py"),
+        argparse.ArgumentParser(prog="python -m EAT.extract"),
         "Features of recordings. Needs neither fairseq nor a GPU. Run under torchrun, the list is split.",
         EXAMPLES,
     )

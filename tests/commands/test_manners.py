@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from EAT.__main__ import COMMANDS
+from EAT.__main__ import COMMANDS, OWN
 
 from ..conftest import CLIPS, CONFORMANCE, ROOT
 
@@ -19,6 +19,7 @@ MODULES = {
     "EAT": "EAT.__main__",
     "feature_extract/feature_extract.py": "EAT.commands.extract",
     **{name: name for name in COMMANDS},
+    **{f"eat {name}": module for name, (module, _) in OWN.items()},
 }
 SAME = {
     "--device": (None, "cpu or cuda; by default cuda where there is one"),
