@@ -30,7 +30,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["EAT", "EAT.*"]),
-    package_data={"EAT": ["py.typed"], "EAT.checkpoint": ["weights.json"]},
+    package_data={"EAT": ["py.typed", "pictures/web/*"], "EAT.checkpoint": ["weights.json"]},
     python_requires=">=3.11,<3.13",
     install_requires=["torch>=2.6", "numpy>=1.26", "soundfile>=0.12.1", "tqdm>=4.60"],
     extras_require=EXTRAS,
