@@ -37,7 +37,7 @@ setup(
     # The recipes lie inside the installed package, and once in the checkout.
     packages=[*find_packages(include=["EAT", "EAT.*"]), "EAT.config"],
     package_dir={"EAT.config": "config"},
-    package_data={"EAT": ["py.typed"], "EAT.checkpoint": ["weights.json"], "EAT.config": ["**/*.yaml"]},
+    package_data={"EAT": ["py.typed", "pictures/web/*"], "EAT.checkpoint": ["weights.json"], "EAT.config": ["**/*.yaml"]},
     entry_points={"console_scripts": ["eat = EAT.__main__:eat"]},
     python_requires=">=3.11",
     install_requires=["torch>=2.6", "numpy>=1.26", "soundfile>=0.12.1", "tqdm>=4.60", "shtab>=1.7"],

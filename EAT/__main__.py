@@ -23,7 +23,8 @@ COMMANDS = {
     "EAT.weights": "published checkpoints by name, and your own as a folder to publish",
     "EAT.convert": "a checkpoint from one format to another: ours, published fairseq, Hugging Face",
     "EAT.export": "a trained model as ONNX",
-    "EAT.plot": "pictures of training runs, masks and features",
+    "EAT.plot": "pictures of training runs, masks and features, and a map of sounds to be heard",
+    "EAT.serve": "a page on which a model is asked about sounds that are dropped or recorded",
 }
 """Modules to be run with ``python -m``, and what each is for."""
 
