@@ -39,6 +39,7 @@ GUIDES = (
     "SECURITY.md",
     "docs/data.md",
     "docs/scaling.md",
+    "docs/gpu.md",
     "docs/troubleshooting.md",
     "docs/dependencies.md",
     "docs/weights.md",
