@@ -40,6 +40,7 @@ GUIDES = (
     "SECURITY.md",
     "docs/data.md",
     "docs/scaling.md",
+    "docs/gpu.md",
     "docs/troubleshooting.md",
     "docs/dependencies.md",
     "docs/weights.md",
