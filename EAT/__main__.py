@@ -11,6 +11,7 @@ from . import __version__
 COMMANDS = {
     "EAT.doctor": "what this machine can do, and a ten-second check that EAT works on it",
     "EAT.prepare": "manifests, labels and normalisation constants for a data set or your own recordings",
+    "EAT.train": "pre-training and fine-tuning by a recipe: fairseq-hydra-train with checks before it begins",
     "EAT.evaluate": "how well a fine-tuned model does on labelled clips, with a report of pictures",
     "EAT.probe": "how good a model's frozen features are, layer by layer",
     "EAT.bench": "recipes against each other: pre-trained at equal work, frozen, judged, with intervals",
@@ -29,7 +30,7 @@ EPILOG += """
 features of recordings:
   python feature_extract/feature_extract.py --source recordings/ --output features/ --checkpoint CKPT
 training, on one device or many:
-  fairseq-hydra-train --config-dir config --config-name NAME common.user_dir=EAT task.data=DIR [key=value ...]
+  python -m EAT.train --config-name NAME task.data=DIR [key=value ...]
 
 examples:
   python -m EAT --version

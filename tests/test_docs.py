@@ -58,7 +58,7 @@ MADE = {
         "prepared/normalization.json",
         "report/report.html",
         "map.png",
-        "checkpoints/finetuning_demo/checkpoint_best.pt",
+        "checkpoints/finetuning_folder/checkpoint_best.pt",
         "checkpoints/mine/checkpoint_last.pt",
         "checkpoints/pretraining_AS2M/checkpoint_last.pt",
         "checkpoints/two/checkpoint_last.pt",
@@ -83,6 +83,11 @@ size="{common}"
 case "$*" in *"config-name pretraining"*) size="$size {pretraining}" ;; esac
 case "$*" in *distributed_no_spawn=true*) ;; *) size="$size distributed_training.distributed_world_size=1" ;; esac
 exec "{bin}/fairseq-hydra-train" "$@" $size
+""",
+    "python": """
+size=""
+case "$*" in "-m EAT.train --config-name"*) size="{common}" ;; esac
+exec "{bin}/python" "$@" $size
 """,
     # Two processes in place of eight.
     "torchrun": """

@@ -34,6 +34,7 @@ DOORS = {
     "predict",
     "prepare",
     "probe",
+    "train",
     "weights",
 }
 FILES = sorted((ROOT / "EAT").rglob("*.py"))

@@ -132,6 +132,7 @@ class EATClassificationTask(ClipTask):
         model = super().build_model(cfg, from_checkpoint)
         if initial is not None:
             start_from(model, initial)
+            self.name_differences(initial.path, initial.front_end)
         return model
 
     def check_classes(self, cfg: Any) -> None:
