@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..checkpoint.classes import to_notes
 from ..errors import ConfigError
 from ..files import replacing
-from ..inference.model import EATModel, load
+from ..inference.model import EATModel, check_model, load
 from ..network.classifier import Classifier
 from ..progress import waiting
 from .command_line import described, exit_status
@@ -71,6 +71,7 @@ def export_onnx(model: EATModel, path: str | os.PathLike[str], check: bool = Tru
             precision, or the check fails.
         DataError: where the file cannot be written.
     """
+    check_model(model)
     onnx = _onnx()
     if model.encoder.cls_token.dtype != torch.float32:
         raise ConfigError("export a model in float32; call .float() first.")

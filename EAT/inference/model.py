@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, overload
 
 import numpy as np
@@ -63,6 +64,8 @@ def load(
         CheckpointError: where the checkpoint cannot be read, or holds no teacher that was asked for.
         ConfigError: for normalisation that cannot work.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"a checkpoint is given by its path, not as {_told(path)}.")
     model = EATModel(read_checkpoint(path, weights))
     if norm_mean is not None or norm_std is not None:
         if "norm_mean" not in model.front_end.settings():
@@ -74,6 +77,36 @@ def load(
         std = model.front_end.norm_std if norm_std is None else norm_std
         model.front_end = replace(model.front_end, norm_mean=mean, norm_std=std)
     return model.eval() if device is None else model.eval().to(device)
+
+
+def check_model(model: Any) -> None:
+    """Raise ConfigError for what is no model, such as the path of one."""
+    if not isinstance(model, EATModel):
+        raise ConfigError(f"a model is expected, not {_told(model)}; EAT.load(path) opens one.")
+
+
+def _told(value: Any) -> str:
+    """A value that should be another, short enough for a sentence."""
+    shown = isinstance(value, (str, bytes, int, float, os.PathLike)) or value is None
+    return f"{str(value)[:80]!r}" if shown else f"a {type(value).__name__}"
+
+
+def _no_samples(value: Any) -> DataError:
+    return DataError(
+        f"{_told(value)} holds no samples; give a waveform as numbers, as EAT.audio.recordings.read_audio(path) or "
+        "soundfile reads it."
+    )
+
+
+def _samples(waveform: Any) -> Tensor:
+    """As a tensor. Raises DataError for what holds no real numbers."""
+    try:
+        values = torch.as_tensor(waveform)
+    except (TypeError, ValueError, RuntimeError):
+        raise _no_samples(waveform) from None
+    if values.is_complex() or values.dtype == torch.bool:
+        raise _no_samples(waveform)
+    return values
 
 
 class EATModel(nn.Module):
@@ -88,6 +121,8 @@ class EATModel(nn.Module):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
+        if not isinstance(checkpoint, Checkpoint):
+            raise ConfigError(f"EATModel is made from a checkpoint, not from {_told(checkpoint)}; use EAT.load(path).")
         self.front_end = checkpoint.front_end or FrontEnd(1024)
         self.activation = checkpoint.activation or "sigmoid"
         self.classes = checkpoint.classes
@@ -337,10 +372,12 @@ class EATModel(nn.Module):
     ) -> tuple[list[Tensor], bool, bool]:
         """Mono clips at 16 kHz on the model's device; whether a list was given; whether a single clip."""
         if not isinstance(waveforms, (Tensor, np.ndarray)):
+            if isinstance(waveforms, (str, bytes, os.PathLike)) or not isinstance(waveforms, Iterable):
+                raise _no_samples(waveforms)
             clips = [self._mono(clip, sample_rate) for clip in waveforms]
             self._check_clips(clips)
             return clips, True, False
-        batch = torch.as_tensor(waveforms)
+        batch = _samples(waveforms)
         if batch.ndim not in (1, 2, 3):
             raise DataError(
                 f"waveforms have shape {tuple(batch.shape)}; give (samples,), (B, samples), (B, channels, samples) or "
@@ -363,7 +400,9 @@ class EATModel(nn.Module):
 
     def _mono(self, waveform: Waveform, sample_rate: int) -> Tensor:
         """(..., channels, samples) or (samples,) to float32 (..., samples) at the front end's rate, on its device."""
-        values = torch.as_tensor(waveform).to(self.device)
+        if not isinstance(sample_rate, Integral) or sample_rate < 1:
+            raise ConfigError(f"sample_rate is {sample_rate!r}; it must be a whole number of Hz, 1 at least.")
+        values = _samples(waveform).to(self.device)
         if not values.is_floating_point():
             values = values.float() / (torch.iinfo(values.dtype).max + 1)
         values = values.float()
