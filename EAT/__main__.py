@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import subprocess
 import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands.command_line import exit_status, speak_as_eat
-from .recipes import training_command
+from .commands.command_line import speak_as_eat
 
 COMMANDS = {
     "EAT.doctor": "what this machine can do, and a ten-second check that EAT works on it",
     "EAT.prepare": "manifests, labels and normalisation constants for a data set or your own recordings",
+    "EAT.train": "pre-training and fine-tuning by a recipe: fairseq-hydra-train with checks before it begins",
     "EAT.extract": "features of recordings",
     "EAT.evaluate": "how well a fine-tuned model does on labelled clips, with a report of pictures",
     "EAT.probe": "how good a model's frozen features are, layer by layer",
@@ -36,11 +35,8 @@ OWN = {
 
 SUBCOMMANDS = {module.removeprefix("EAT."): module for module in COMMANDS} | {name: own[0] for name, own in OWN.items()}
 """The module behind each ``eat NAME``."""
-TRAIN = "train"
 
 EPILOG = "commands, each with its own --help; eat NAME and python -m EAT.NAME are the same:\n"
-if "EAT.train" not in COMMANDS:
-    EPILOG += f"  eat {TRAIN:<12}a run by a recipe: pre-training or fine-tuning, on one device or many\n"
 EPILOG += "".join(f"  eat {module.removeprefix('EAT.'):<12}{purpose}\n" for module, purpose in COMMANDS.items())
 EPILOG += "".join(f"  eat {name:<12}{purpose}\n" for name, (_, purpose) in OWN.items())
 EPILOG += """
@@ -60,14 +56,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"EAT {__version__}")
-    top.add_argument("command", nargs="?", choices=(TRAIN, *SUBCOMMANDS), metavar="COMMAND", help="one of those below")
+    top.add_argument("command", nargs="?", choices=SUBCOMMANDS, metavar="COMMAND", help="one of those below")
     top.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own")
     return top
-
-
-def train(arguments: Sequence[str]) -> int:
-    """Train by a recipe; returns the exit status of the run."""
-    return exit_status(lambda: subprocess.call(training_command(arguments)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,8 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         top.print_help()
         return 0
-    if options.command == TRAIN and "EAT.train" not in COMMANDS:
-        return train(options.arguments)
     try:
         module = importlib.import_module(SUBCOMMANDS[options.command])
     except ModuleNotFoundError as error:

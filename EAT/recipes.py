@@ -11,7 +11,7 @@ from pathlib import Path
 from .errors import ConfigError, DataError
 from .files import replacing
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).resolve().parent
 FOLDER = next(folder for folder in (PACKAGE / "config", PACKAGE.parent / "config") if folder.is_dir())
 """Where they lie: an installation has ``config/`` inside the package, a checkout beside it."""
 

@@ -37,6 +37,7 @@ def overrides(options: argparse.Namespace, data: str, folder: str, every: int) -
         f"optimization.max_update={options.updates}",
         f"dataset.batch_size={options.clips}",
         "checkpoint.save_interval=1000000",
+        "lr_scheduler.warmup_updates=1",
         "distributed_training.distributed_world_size=1",
         "dataset.num_workers=1",
         "common.cpu=true",

@@ -139,6 +139,12 @@ DERIVED = {
         "finetuning_SPASS",
         {"optimization.lr", "lr_scheduler.warmup_updates", "model.freeze_encoder", "model.frozen_drop_path"},
     ),
+    "finetuning_folder": (
+        "finetuning_ESC50",
+        {"common.log_format", "common.log_interval", "task.target_length", "task.norm_mean", "task.norm_std",
+         "task.crop", "task.max_skipped", "task.time_mask", "task.frequency_mask", "dataset.batch_size",
+         "dataset.num_workers", "lr_scheduler.warmup_updates", "optimization.max_update", "model.num_classes"},
+    ),
 }  # fmt: skip
 """Recipes that are another one but for some keys, and which."""
 

@@ -63,7 +63,7 @@ MADE = {
         "prepared/normalization.json",
         "report/report.html",
         "map.png",
-        "checkpoints/finetuning_demo/checkpoint_best.pt",
+        "checkpoints/finetuning_folder/checkpoint_best.pt",
         "checkpoints/mine/checkpoint_last.pt",
         "checkpoints/pretraining_AS2M/checkpoint_last.pt",
         "checkpoints/sslam/checkpoint_last.pt",
@@ -95,6 +95,11 @@ case "$*" in
 esac
 case "$*" in *distributed_no_spawn=true*) ;; *) size="$size distributed_training.distributed_world_size=1" ;; esac
 exec "{bin}/fairseq-hydra-train" "$@" $size
+""",
+    "python": """
+size=""
+case "$*" in "-m EAT.train --config-name"*) size="{common}" ;; esac
+exec "{bin}/python" "$@" $size
 """,
     # Two processes in place of eight.
     "torchrun": """

@@ -36,6 +36,8 @@ DOORS = {
     "predict",
     "prepare",
     "probe",
+    "serve",
+    "train",
     "weights",
 }
 FILES = sorted((ROOT / "EAT").rglob("*.py"))

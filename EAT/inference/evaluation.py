@@ -16,7 +16,7 @@ from ..data.manifest import Manifest
 from ..errors import CheckpointError, ConfigError, DataError
 from ..network.front_end import FrontEnd
 from .metrics import MultiLabelMetrics, SingleLabelMetrics, measure
-from .model import EATModel
+from .model import EATModel, check_model
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def evaluate(
         CheckpointError: for a model without classes, or with others than the descriptors.
         DataError: for manifests and labels that cannot be used, or where no clip could be read.
     """
+    check_model(model)
     if model.num_classes is None:
         raise CheckpointError(
             "the checkpoint was pre-trained, not fine-tuned, and knows no classes; give a classifier."

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
 import numpy as np
@@ -82,6 +83,8 @@ def load(
         ConfigError: for normalisation that cannot work, or labels that are not as many as the classes.
         DataError: for label descriptors that cannot be read.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"a checkpoint is given by its path, not as {_told(path)}.")
     model = EATModel(read_checkpoint(path, weights))
     if labels is not None:
         if isinstance(labels, (str, os.PathLike)):
@@ -106,6 +109,36 @@ def check_labels(labels: Sequence[str], classes: int | None) -> tuple[str, ...]:
     return tuple(labels)
 
 
+def check_model(model: Any) -> None:
+    """Raise ConfigError for what is no model, such as the path of one."""
+    if not isinstance(model, EATModel):
+        raise ConfigError(f"a model is expected, not {_told(model)}; EAT.load(path) opens one.")
+
+
+def _told(value: Any) -> str:
+    """A value that should be another, short enough for a sentence."""
+    shown = isinstance(value, (str, bytes, int, float, os.PathLike)) or value is None
+    return f"{str(value)[:80]!r}" if shown else f"a {type(value).__name__}"
+
+
+def _no_samples(value: Any) -> DataError:
+    return DataError(
+        f"{_told(value)} holds no samples; give a waveform as numbers, as EAT.audio.recordings.read_audio(path) or "
+        "soundfile reads it."
+    )
+
+
+def _samples(waveform: Any) -> Tensor:
+    """As a tensor. Raises DataError for what holds no real numbers."""
+    try:
+        values = torch.as_tensor(waveform)
+    except (TypeError, ValueError, RuntimeError):
+        raise _no_samples(waveform) from None
+    if values.is_complex() or values.dtype == torch.bool:
+        raise _no_samples(waveform)
+    return values
+
+
 class EATModel(nn.Module):
     """An encoder with its front end and, where it was fine-tuned, its classification head.
 
@@ -118,6 +151,8 @@ class EATModel(nn.Module):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
+        if not isinstance(checkpoint, Checkpoint):
+            raise ConfigError(f"EATModel is made from a checkpoint, not from {_told(checkpoint)}; use EAT.load(path).")
         self.front_end = checkpoint.front_end or FrontEnd(1024)
         self.activation = checkpoint.activation or "sigmoid"
         self.classes = checkpoint.classes
@@ -529,10 +564,12 @@ class EATModel(nn.Module):
             self._check_clips(clips)
             return clips, False, True
         if not isinstance(waveforms, (Tensor, np.ndarray)):
+            if isinstance(waveforms, bytes) or not isinstance(waveforms, Iterable):
+                raise _no_samples(waveforms)
             clips = [self._mono(clip, sample_rate) for clip in cast(Sequence[Sound], waveforms)]
             self._check_clips(clips)
             return clips, True, False
-        batch = torch.as_tensor(waveforms)
+        batch = _samples(waveforms)
         if batch.ndim not in (1, 2, 3):
             raise DataError(
                 f"waveforms have shape {tuple(batch.shape)}; give (samples,), (B, samples), (B, channels, samples) or "
@@ -558,7 +595,9 @@ class EATModel(nn.Module):
         if isinstance(sound, (str, os.PathLike)):
             return read_audio(os.fspath(sound), **self.front_end.reading()).to(self.device)
         waveform, rate = sound if isinstance(sound, tuple) else (sound, sample_rate)
-        values = torch.as_tensor(waveform).to(self.device)
+        if not isinstance(rate, Integral) or rate < 1:
+            raise ConfigError(f"sample_rate is {rate!r}; it must be a whole number of Hz, 1 at least.")
+        values = _samples(waveform).to(self.device)
         if not values.is_floating_point():
             values = values.float() / (torch.iinfo(values.dtype).max + 1)
         values = values.float()

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..audio.stream import AudioStream
 from ..errors import ConfigError
 from ..network.settings import choose
-from .model import GRANULARITIES, EATModel, Layers
+from .model import GRANULARITIES, EATModel, Layers, check_model
 from .readouts import READOUTS, Summary, summarise, width
 
 WINDOW = 1024
@@ -166,6 +166,7 @@ def write_recording(
         DataError: for a recording that cannot be read.
         ConfigError: for a layer, granularity, window or hop that cannot be.
     """
+    check_model(model)
     choose(dict.fromkeys(GRANULARITIES), granularity, "granularity")
     layers, single = model.layer_numbers(layer), layer is None or isinstance(layer, int)
     size, rows_a_step = model.patch_size, model.frequency_patches
@@ -244,6 +245,7 @@ def score_recording(
         ConfigError: for windows that do not fit together.
         CheckpointError: for a model that was not fine-tuned.
     """
+    check_model(model)
     window, rate = window or model.front_end.target_length, model.front_end.sample_rate
     with AudioStream(source, **model.front_end.reading()) as stream:
         duration = stream.samples / rate

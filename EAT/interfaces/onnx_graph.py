@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..checkpoint.classes import to_notes
 from ..errors import ConfigError
 from ..files import replacing
-from ..inference.model import EATModel
+from ..inference.model import EATModel, check_model
 from ..network.classifier import Classifier
 from ..network.front_end import FFT_SIZE, FrontEnd
 from ..network.settings import choose
@@ -149,6 +149,7 @@ def export_onnx(
             half precision, or the check fails.
         DataError: where the file cannot be written.
     """
+    check_model(model)
     onnx = _onnx()
     if model.encoder.cls_token.dtype != torch.float32:
         raise ConfigError("export a model in float32; call .float() first.")

@@ -134,6 +134,7 @@ class EATClassificationTask(ClipTask):
         model = super().build_model(cfg, from_checkpoint)
         if initial is not None:
             start_from(model, initial)
+            self.name_differences(initial.path, initial.front_end)
         return model
 
     def check_front_end(self, initial: Checkpoint | None) -> None:

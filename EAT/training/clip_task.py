@@ -18,6 +18,7 @@ from omegaconf import II
 
 from ..data.augmentation import Augmentations, AugmentationSettings
 from ..data.clips import batch_filterbank
+from ..data.coverage import coverage
 from ..data.manifest import Manifest
 from ..data.normalization import read_normalization
 from ..data.skipping import SkipLog
@@ -151,6 +152,38 @@ class ClipTask(FairseqTask):
         self.datasets[split] = self.build_dataset(split, self.read_manifest(split))
         self.datasets[split].split = split
         logger.info(f"{split}: {len(self.datasets[split]):,} clips listed in {self.cfg.data}/{split}.tsv")
+        if split == self.cfg.train_subset:
+            self.say_what_is_cut(self.datasets[split])
+
+    def say_what_is_cut(self, dataset: FairseqClips) -> None:
+        """Log how much of clips that are longer than ``target_length`` is never heard."""
+        seconds = self.cfg.target_length * self.front_end.hop / self.front_end.sample_rate
+        found = coverage(dataset.manifest, seconds, self.cfg.read_timeout)
+        if not found.longer:
+            return
+        many = f"{found.longer} of {found.clips} clips looked at last longer than the {seconds:.2f} s of "
+        many += f"task.target_length={self.cfg.target_length}"
+        if dataset.crop == "start":
+            logger.warning(
+                f"{many}; with task.crop=start {found.cut:.0%} of what is recorded is never heard. task.crop=random "
+                "hears another part in each epoch, a longer task.target_length more of it at once"
+            )
+        else:
+            logger.info(
+                f"{many}; each epoch hears another part of them, and of all that is recorded {1 - found.cut:.0%}"
+            )
+
+    def name_differences(self, path: str, trained: FrontEnd | None) -> None:
+        """Log where this run's front end is not that of the checkpoint it starts from."""
+        if trained is None:
+            return
+        one, other = (
+            {"spectrogram": front_end.name, **front_end.constants()} for front_end in (trained, self.front_end)
+        )
+        different = [key for key in one if one[key] != other.get(key)]
+        if different:
+            told = [", ".join(f"task.{key}={side.get(key)}" for key in different) for side in (one, other)]
+            logger.warning(f"{path} was trained with {told[0]}; this run has {told[1]}")
 
     def read_manifest(self, split: str) -> Manifest:
         """The manifest of one split."""

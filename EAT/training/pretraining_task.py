@@ -47,7 +47,7 @@ class EATPretrainingTask(ClipTask):
         if from_checkpoint or (restored is not None and not is_new_run(restored)):
             return model
         if cfg.model_path:
-            start_from(model, cfg.model_path)
+            self.name_differences(cfg.model_path, start_from(model, cfg.model_path))
             self.start = {name: p.detach().clone() for name, p in model.named_parameters()}
         elif cfg.model_path is not None and cfg.mixtures:
             raise ConfigError(
