@@ -34,10 +34,16 @@ setup(
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="MIT",
-    # The recipes lie inside the installed package, and once in the checkout.
     packages=[*find_packages(include=["EAT", "EAT.*"]), "EAT.config"],
     package_dir={"EAT.config": "config"},
-    package_data={"EAT": ["py.typed"], "EAT.checkpoint": ["weights.json"], "EAT.config": ["**/*.yaml"]},
+    package_data={
+        "EAT": ["py.typed"],
+        "EAT.checkpoint": ["weights.json"],
+        "EAT.config": ["*.yaml", "*/*.yaml"],  # the recipes, for python -m EAT.train
+    },
+    # A path that Python searches, not a hook that comes after the search: a clone, seen from its parent, is a folder of
+    # the package's name without the package in it, and would be found first.
+    options={"editable_wheel": {"mode": "compat"}},
     entry_points={"console_scripts": ["eat = EAT.__main__:eat"]},
     python_requires=">=3.11",
     install_requires=["torch>=2.6", "numpy>=1.26", "soundfile>=0.12.1", "tqdm>=4.60", "shtab>=1.7"],
