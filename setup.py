@@ -34,13 +34,12 @@ setup(
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="MIT",
-    # The recipes lie inside the installed package, and once in the checkout.
     packages=[*find_packages(include=["EAT", "EAT.*"]), "EAT.config"],
     package_dir={"EAT.config": "config"},
     package_data={
         "EAT": ["py.typed", "pictures/web/*"],
         "EAT.checkpoint": ["weights.json"],
-        "EAT.config": ["**/*.yaml"],
+        "EAT.config": ["*.yaml", "*/*.yaml"],  # the recipes, for python -m EAT.train
     },
     # A path that Python searches, not a hook that comes after the search: a clone, seen from its parent, is a folder of
     # the package's name without the package in it, and would be found first.

@@ -17,6 +17,7 @@ import pytest
 import soundfile
 from omegaconf import OmegaConf
 
+from EAT.__main__ import SUBCOMMANDS
 from EAT.audio.recordings import read_audio
 from EAT.commands.doctor.machine import EXTRAS
 from EAT.training.clip_task import ClipTaskConfig
@@ -247,6 +248,10 @@ def test_commands_in_the_text_are_understood(guide: str) -> None:
             assert (ROOT / words[1]).is_file(), code
         elif words[:1] == ["fairseq-hydra-train"] and len(words) > 1:
             check_training(words[1:], code)
+        elif words[:2] == ["eat", "train"] and len(words) > 2:
+            check_training(words[2:], code)
+        elif words[:1] == ["eat"] and len(words) > 1 and words[1] not in ("X", "train"):
+            check_module(SUBCOMMANDS[words[1]], words[2:])
         elif words[:2] == ["pip", "install"]:
             for extra in re.findall(r"\[([\w,]+)\]", code):
                 assert f'"{extra}": [' in (ROOT / "setup.py").read_text() or extra in ("all", "NAME"), code
@@ -260,7 +265,7 @@ def check_module(module: str, arguments: list[str]) -> None:
     assert found is not None, f"python -m {name} does not exist"
     if arguments:
         command = importlib.import_module(f"{name}.__main__" if found.submodule_search_locations else name)
-        if len(arguments) == 1 and arguments[0].isidentifier():
+        if len(arguments) == 1 and arguments[0].isidentifier() and name != "EAT.commands.completion":
             arguments = [*arguments, "--help"]  # a sub-command that is only mentioned
         try:
             command.parser().parse_args(arguments)

@@ -18,7 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 from ..audio.recordings import read_audio
 from ..audio.resampling import SAMPLE_RATE
 from ..checkpoint import Checkpoint, read_checkpoint
-from ..data.labels import read_descriptors
+from ..checkpoint.classes import check_same, to_id2label
+from ..data.labels import label_names, read_descriptors
 from ..errors import CheckpointError, ConfigError, DataError
 from ..network.acceleration import accelerate
 from ..network.classifier import Classifier
@@ -79,7 +80,8 @@ def load(
         The model in eval mode, in float32.
 
     Raises:
-        CheckpointError: where the checkpoint cannot be read or fetched, or holds no teacher that was asked for.
+        CheckpointError: where the checkpoint cannot be read or fetched, holds no teacher that was asked for, or has
+            other classes than the label descriptors.
         ConfigError: for normalisation that cannot work, or labels that are not as many as the classes.
         DataError: for label descriptors that cannot be read.
     """
@@ -88,8 +90,11 @@ def load(
     model = EATModel(read_checkpoint(path, weights))
     if labels is not None:
         if isinstance(labels, (str, os.PathLike)):
-            labels = [label.display for label in read_descriptors(labels)]
-        model.labels = check_labels(labels, model.num_classes)
+            given = read_descriptors(labels)
+            check_same(model.classes, given, model.num_classes or 0, os.fspath(path), os.fspath(labels))
+            model.classes = tuple(given)
+        else:
+            model.labels = labels
     if norm_mean is not None or norm_std is not None:
         if "norm_mean" not in model.front_end.settings():
             raise ConfigError(
@@ -100,13 +105,6 @@ def load(
         std = model.front_end.norm_std if norm_std is None else norm_std
         model.front_end = replace(model.front_end, norm_mean=mean, norm_std=std)
     return model.eval() if device is None else model.eval().to(device)
-
-
-def check_labels(labels: Sequence[str], classes: int | None) -> tuple[str, ...]:
-    """The labels. Raises ConfigError unless they are as many as the classes."""
-    if len(labels) != (classes or 0):
-        raise ConfigError(f"{len(labels)} labels are given, but the model has {classes or 'no'} classes.")
-    return tuple(labels)
 
 
 def check_model(model: Any) -> None:
@@ -157,8 +155,6 @@ class EATModel(nn.Module):
         self.activation = checkpoint.activation or "sigmoid"
         self.classes = checkpoint.classes
         """What a fine-tuned model's classes are called, where its checkpoint says so."""
-        self.labels = None if self.classes is None else tuple(label.display for label in self.classes)
-        """Names of the classes in the order of scores, where the checkpoint says so, else None. May be set."""
         self.network: Encoder | Classifier
         with torch.device("meta"):  # no random numbers are drawn only to be overwritten
             if isinstance(checkpoint.settings, ClassifierSettings):
@@ -180,6 +176,20 @@ class EATModel(nn.Module):
     def num_classes(self) -> int | None:
         """Classes of a fine-tuned model; None for a pre-trained one."""
         return self.network.settings.num_classes if isinstance(self.network, Classifier) else None
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """What people call the classes, in the order of scores; None where the checkpoint does not say so.
+
+        May be set. Raises ConfigError for names that are not as many as the classes.
+        """
+        return None if self.classes is None else tuple(to_id2label(self.classes)["id2label"].values())
+
+    @labels.setter
+    def labels(self, labels: Sequence[str]) -> None:
+        if len(labels) != (self.num_classes or 0):
+            raise ConfigError(f"{len(labels)} labels are given, but the model has {self.num_classes or 'no'} classes.")
+        self.classes = tuple(label_names(labels))
 
     @property
     def sample_rate(self) -> int:
@@ -489,22 +499,22 @@ class EATModel(nn.Module):
 
         Raises:
             CheckpointError: for a model that was not fine-tuned, or whose classes have no names.
-            ConfigError: for :attr:`labels` that are not as many as the classes.
             DataError: as :meth:`extract`.
         """
         from .prediction import best, score_files, score_waveforms  # which open models
 
-        if self.num_classes is not None and self.labels is None:
+        labels = self.labels
+        if labels is None and self.num_classes is not None:
             raise CheckpointError(
                 "this checkpoint does not say what its classes are called; give EAT.load(..., "
                 "labels='label_descriptors.csv'), or set model.labels."
             )
-        labels = check_labels(self.labels or (), self.num_classes) if self.num_classes is not None else ()
         if (files := files_of(waveforms)) is not None:
             rows, is_single = score_files(self, files, batch_size), is_path(waveforms)
         else:
             clips, _, is_single = self._clips(waveforms, sample_rate, None)
             rows = score_waveforms(self, clips, batch_size)
+        assert labels is not None, "a model without classes has no scores"
         count = len(labels) if top_k is None else top_k
         named = [[Score(labels[index], float(row[index])) for index in best(row, count)] for row in rows]
         return named[0] if is_single else named

@@ -147,6 +147,9 @@ def test_labels_that_are_missing_or_too_many(model: EATModel, tmp_path: Path) ->
         EAT.load(CONFORMANCE / "official_pretrain.pt", labels=["a"])
     with pytest.raises(CheckpointError, match="knows no classes"):
         model.predict(np.zeros(8_000))
+    (tmp_path / "few.csv").write_text("0,a\n")
+    with pytest.raises(CheckpointError, match=r"has 6 classes, but .*few\.csv has 1 classes"):
+        EAT.load(path, labels=tmp_path / "few.csv")
     (tmp_path / "labels.csv").write_text("".join(f"{i},/m/{i},{name}\n" for i, name in enumerate(LABELS)))
     assert EAT.load(path, labels=tmp_path / "labels.csv").labels == LABELS
 
