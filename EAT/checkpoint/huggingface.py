@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import replacing
 from ..network.front_end import FrontEnd
 from ..network.settings import SIZES, ClassifierSettings, PretrainingSettings
 from .classes import from_config, to_id2label
@@ -31,6 +32,15 @@ from .shapes import check_encoder, check_head, encoder_settings
 
 HUGGINGFACE_HEAD_EPS = 1e-5
 """Epsilon of ``fc_norm`` in the published Hugging Face code."""
+CODE_NAME = "modeling_eat.py"
+"""A file of ours beside the weights, which transformers runs; nothing here does."""
+AUTO_MAP = {
+    "AutoConfig": "modeling_eat.EATConfig",
+    "AutoModel": "modeling_eat.EATModel",
+    "AutoModelForAudioClassification": "modeling_eat.EATForAudioClassification",
+}
+PREPROCESSOR_NAME = "preprocessor_config.json"
+PROBLEMS = {"sigmoid": "multi_label_classification", "softmax": "single_label_classification"}
 PRETRAINING_NAME = "pretraining.safetensors"
 """A file of ours beside the published ones: decoder and teacher, for which that format has no place."""
 
@@ -143,7 +153,26 @@ def write_folder(
     elif beside.is_file():
         beside.unlink()
     write_safetensors(str(Path(path) / MODEL_NAME), model, metadata)
-    write_json(Path(path) / CONFIG_NAME, config)
+    write_json(Path(path) / CONFIG_NAME, {**config, "auto_map": AUTO_MAP})
+    write_json(Path(path) / PREPROCESSOR_NAME, _preprocessor(contents.front_end or FrontEnd(1024)))
+    with replacing(Path(path) / CODE_NAME) as handle:
+        handle.write(Path(__file__).with_name(CODE_NAME).read_text())
+
+
+def _preprocessor(front_end: FrontEnd) -> dict[str, Any]:
+    """What makes transformers' extractor for the Audio Spectrogram Transformer compute our filterbank."""
+    return {
+        "feature_extractor_type": "ASTFeatureExtractor",
+        "sampling_rate": front_end.sample_rate,
+        "num_mel_bins": front_end.bins,
+        "max_length": front_end.target_length,
+        "mean": front_end.norm_mean,
+        "std": front_end.norm_std,
+        "do_normalize": True,
+        "padding_value": 0.0,
+        "feature_size": 1,
+        "return_attention_mask": False,
+    }
 
 
 def _config_to_write(contents: Contents) -> dict[str, Any]:
@@ -171,5 +200,6 @@ def _config_to_write(contents: Contents) -> dict[str, Any]:
         "fixed_positions": True,
         "img_size": [front_end.target_length, settings.mel_bins],
         "model_variant": "pretrain" if classes is None else "finetune",
+        **({} if classes is None else {"problem_type": PROBLEMS[contents.activation or "sigmoid"]}),
         KEY: make_notes(replace(contents, initialised=())),
     }

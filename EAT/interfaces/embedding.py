@@ -85,7 +85,7 @@ class Embedding(nn.Module):
     def centres(self, steps: int) -> Tensor:
         """The middle of what each of so many time steps hears, in milliseconds from the clip's start: (steps,)."""
         front_end, size = self.model.front_end, self.model.patch_size
-        middle = ((size - 1) * front_end.hop + front_end.window) / 2 / front_end.sample_rate * 1000
+        middle = ((size - 1) * front_end.hop + front_end.samples_for(1)) / 2 / front_end.sample_rate * 1000
         return torch.arange(steps) * self.step_ms + middle
 
     @torch.no_grad()

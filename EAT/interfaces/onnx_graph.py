@@ -79,19 +79,23 @@ class FromWaveform(nn.Module):
     def __init__(self, model: EATModel) -> None:
         super().__init__()
         self.model = model
+        if model.front_end.samples is None:
+            raise ConfigError(
+                f"a graph that begins at the waveform pads or cuts it, but the front end {model.front_end.name!r} "
+                "takes its range from all of a clip; let it begin at the filterbank."
+            )
         self.outputs = ["scores"] if model.num_classes is not None else ["features"]
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """Compute the output."""
         front_end, network, size = self.model.front_end, self.model.network, self.model.patch_size
-        if isinstance(network, Classifier):
-            samples = room = front_end.samples_for(front_end.target_length)
-        else:
+        room = front_end.target_length
+        if not isinstance(network, Classifier):
             steps = 1 + torch.sym_max(0, waveform.shape[1] - front_end.window) // front_end.hop // size
-            front_end = replace(front_end, target_length=steps * size)
-            samples, room = front_end.samples_for(steps * size), front_end.samples_for(size + 1)
+            front_end, room = replace(front_end, target_length=steps * size), size + 1
+        samples, more = front_end.samples_for(front_end.target_length), front_end.samples_for(room)
         # Padded beyond what is needed and then cut, so that no branch depends on the length.
-        filled = torch.cat([waveform, waveform.new_zeros(waveform.shape[0], room)], dim=1)[:, :samples]
+        filled = torch.cat([waveform, waveform.new_zeros(waveform.shape[0], more)], dim=1)[:, :samples]
         filterbank = front_end(filled, lengths.clamp(max=samples))
         if not isinstance(network, Classifier):
             return network(filterbank).tokens
