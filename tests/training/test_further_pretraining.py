@@ -12,8 +12,12 @@ import pytest
 import torch
 
 from EAT.checkpoint.formats import read_contents, write_checkpoint
+from EAT.errors import CheckpointError
 from EAT.inference.learning import open_pretraining
 from EAT.network.masking import masks_from_map
+from EAT.network.pretraining import Pretraining
+from EAT.network.settings import PretrainingSettings
+from EAT.training.pretraining_start import start_from
 
 from ..fairseq_runs import TINY, train, train_distributed
 from ..published import SIZES, our_name
@@ -119,6 +123,14 @@ def test_another_size_is_refused_with_the_settings_to_give(
     wanted = "model.embed_dim=64 model.depth=3 model.decoder_width=64"
     assert f"{start} holds a model of other sizes; set {wanted} to go on from it." in run.output
     assert "Traceback" not in run.output and not list(tmp_path.glob("*.pt"))
+
+
+def test_half_a_decoder_is_refused(conformance: Path, tmp_path: Path) -> None:
+    state = torch.load(conformance / "official_pretrain.pt")
+    del state["model"]["modality_encoders.IMAGE.decoder.proj.bias"]
+    torch.save(state, tmp_path / "half.pt")
+    with pytest.raises(CheckpointError, match=r"half\.pt does not fit .*decoder\.projection\.bias"):
+        start_from(Pretraining(PretrainingSettings(**SIZES)), str(tmp_path / "half.pt"))
 
 
 def test_mixtures_do_not_begin_with_nothing_unless_that_is_asked_for(clip_manifest: Path, tmp_path: Path) -> None:
