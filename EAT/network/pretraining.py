@@ -159,17 +159,18 @@ class Pretraining(nn.Module):
             batch.frames > 0,
         )  # fmt: skip
 
-    def update_teacher(self, update: int, masters: dict[str, Tensor] | None = None) -> float:
+    def update_teacher(self, update: int, masters: dict[str, Tensor] | None = None, bad: Tensor | None = None) -> float:
         """Move the teacher after optimiser update number ``update`` (from 1); returns the decay used.
 
         Args:
             update: number of the optimiser update just made.
             masters: float32 student parameters by name, where the optimiser keeps them apart from the model's own.
+            bad: a number on the device; where it is 1 and not 0 the teacher stays as it is.
         """
         student = masters if masters is not None else dict(self.named_parameters())
         prefix = "encoder."
         return self.teacher.update(
-            {name[len(prefix) :]: value for name, value in student.items() if name.startswith(prefix)}, update
+            {name[len(prefix) :]: value for name, value in student.items() if name.startswith(prefix)}, update, bad
         )
 
     def compile(self, backend: str = "inductor", **options: Any) -> None:  # type: ignore[override]

@@ -113,6 +113,8 @@ class ClipTask(FairseqTask):
     """Loads manifests, and turns batches of clips into filterbanks on the device."""
 
     cfg: ClipTaskConfig
+    bad: torch.Tensor | None = None
+    """Whether the newest update must change nothing, 1 or 0, where that is known to the device alone."""
 
     @classmethod
     def setup_task(cls, cfg: ClipTaskConfig, **kwargs: Any) -> ClipTask:
@@ -303,6 +305,11 @@ class ClipTask(FairseqTask):
         if sentence:
             logger.info(sentence)
 
+    def skip_where(self, bad: torch.Tensor, optimizer: Any) -> None:
+        """Have the update that is being made change nothing where ``bad``, a number on the device, is 1 and not 0."""
+        optimizer.optimizer.found_inf = bad
+        self.bad = bad
+
     def after_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
         """What follows an update of the parameters."""
 
@@ -336,12 +343,10 @@ class ClipTask(FairseqTask):
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """Log clips per second beside what the criterion logs."""
         clips = sum(log.get("nsentences", 0) for log in logging_outputs)
+        updates = sum(log.get("updates", 0) for log in logging_outputs) or 1
         metrics.log_speed("clips_per_s", clips, priority=90, round=2)
-        metrics.log_scalar("bsz", clips, priority=190, round=1)
+        metrics.log_scalar("bsz", clips / updates, updates, priority=190, round=1)
         metrics.log_scalar("nonfinite", self.nonfinite.total, weight=0, priority=800)
-        for name in ("told_to_stop", "save_due"):
-            asked = sum(log.get(name, 0.0) for log in logging_outputs) > 0
-            setattr(self, name, getattr(self, name) or bool(asked))
         if self.nonfinite.skip:
             self.nonfinite.skip = False
             metrics.log_scalar("loss", float("nan"), weight=0)  # shown only where nothing else was logged

@@ -134,13 +134,16 @@ class UtteranceFrameCriterion(FairseqCriterion):
             for name, value in watched.values(sum(log[kind] for log in logging_outputs if kind in log)).items():
                 metrics.log_scalar(name, value, clips, round=decimals)
                 if self.training and name in GUARDS and getattr(self.cfg, GUARDS[name].key):
-                    self.guard(name, float(value))
+                    self.guard(name, float(value), float(sum(log.get("updates", 0) for log in logging_outputs) or 1))
 
-    def guard(self, name: str, value: float) -> None:
-        """Raise TrainingError where a watched quantity, or its running average, has passed its bound."""
+    def guard(self, name: str, value: float, updates: float = 1) -> None:
+        """Raise TrainingError where a watched quantity, or its running average, has passed its bound.
+
+        ``value`` is that of so many ``updates``.
+        """
         guard = GUARDS[name]
         memory = min(self.updates, guard.horizon)
-        average = (memory * self.averages.get(name, value) + value) / (memory + 1)
+        average = (memory * self.averages.get(name, value) + updates * value) / (memory + updates)
         self.averages[name] = average
         bound = getattr(self.cfg, guard.key)
         passed = average > bound if guard.key.startswith("max_") else average < bound

@@ -87,7 +87,7 @@ class EATPretrainingTask(ClipTask):
         core = unwrap(model)
         # In half precision the student's float32 parameters live in the optimiser; the teacher averages those.
         masters = float32_masters(optimizer, core) if isinstance(optimizer, FP16Optimizer) else None
-        core.update_teacher(update_num + 1, masters)
+        core.update_teacher(update_num + 1, masters, self.bad)
 
 
 def float32_masters(optimizer: FP16Optimizer, model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -182,3 +182,22 @@ def test_nothing_of_a_step_is_added_up_in_an_order_left_to_chance(dtype: torch.d
         sum(model(batch).terms.values(), torch.zeros(())).backward()
     assert "index_select.default" in names and "index_copy_.default" in names
     assert not [name for name in names if name.startswith(ATOMIC)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_teacher_stays_where_the_device_says_that_an_update_is_bad(dtype: torch.dtype) -> None:
+    """And moves as ever, bit by bit, where it says that the update is none."""
+    averages = []
+    for bad in (None, torch.zeros(()), torch.ones(())):
+        torch.manual_seed(0)
+        model = Pretraining(TINY).to(dtype)
+        averages.append([{name: value.clone() for name, value in model.teacher.average.items()}])
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+        model.update_teacher(1, None, bad)
+        averages[-1].append(model.teacher.average)
+    (_, ever), (_, good), (before, after) = averages
+    for name, value in ever.items():
+        assert torch.equal(good[name], value) and torch.equal(after[name], before[name])
+        assert not torch.equal(value, before[name])
