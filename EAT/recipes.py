@@ -1,11 +1,8 @@
-"""The recipes of ``config/``, in an installed package or in a checkout, and the command that trains by one."""
+"""The recipes of ``config/``, in an installed package or in a checkout."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import ConfigError, DataError
@@ -43,25 +40,3 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
                 shutil.copyfileobj(content, handle)
             written.append(target)
     return written
-
-
-def training_command(arguments: Sequence[str]) -> list[str]:
-    """The command line that trains: ``fairseq-hydra-train``'s arguments, with our recipes and our tasks to be found.
-
-    Args:
-        arguments: ``--config-name NAME``, ``key=value`` and whatever else Hydra takes. With a ``--config-dir`` of
-            one's own, what its recipes refer to is looked for there first, then here.
-
-    Raises:
-        ConfigError: where fairseq is not installed.
-    """
-    if importlib.util.find_spec("fairseq") is None:
-        only = "" if sys.version_info < (3, 13) else ", on Python 3.11 or 3.12"
-        raise ConfigError(f"training needs fairseq: pip install 'eat-audio[train]'{only}.")
-    own = [] if "--config-dir" in arguments or "-cd" in arguments else ["--config-dir", str(FOLDER)]
-    found = list(arguments)
-    if not own:
-        found.append(f"hydra.searchpath=[file://{FOLDER}]")
-    if not any(argument.startswith("common.user_dir=") for argument in arguments):
-        found.append(f"common.user_dir={PACKAGE}")
-    return [sys.executable, "-m", "fairseq_cli.hydra_train", *own, *found]

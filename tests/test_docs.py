@@ -45,6 +45,7 @@ GUIDES = (
     "docs/troubleshooting.md",
     "docs/dependencies.md",
     "docs/weights.md",
+    "docs/python.md",
     "feature_extract/README.md",
     "config/run_config/README.md",
     "CONTRIBUTING.md",

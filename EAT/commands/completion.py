@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from ..errors import ConfigError
-from ..recipes import recipe_names
 from .command_line import described, exit_status
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -42,9 +41,6 @@ def script(shell: str, modules: Mapping[str, str]) -> str:
         raise ConfigError("completion needs shtab: pip install shtab.") from None
     top = argparse.ArgumentParser(prog="eat")
     commands = top.add_subparsers()
-    if "train" not in modules:
-        train = commands.add_parser("train", help="a run by a recipe")
-        train.add_argument("--config-name", choices=recipe_names(), help="the recipe")
     for name, module in modules.items():
         try:
             parent = importlib.import_module(module).parser()

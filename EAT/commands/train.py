@@ -52,7 +52,8 @@ def _checked(options: argparse.Namespace) -> tuple[Path, list[str]]:
     try:
         from ..training import before
     except ImportError as error:
-        raise ConfigError(f"training needs {error.name}: pip install 'eat-audio[train]'.") from None
+        only = "" if sys.version_info < (3, 13) else ", on Python 3.11 or 3.12"
+        raise ConfigError(f"training needs {error.name}: pip install 'eat-audio[train]'{only}.") from None
     folder, settings = options.config_dir or FOLDER, list(options.settings)
     user_dir = next((setting.split("=", 1)[1] for setting in settings if setting.startswith("common.user_dir=")), "EAT")
     if not options.multirun:
