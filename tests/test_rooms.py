@@ -35,6 +35,7 @@ DOORS = {
     "predict",
     "prepare",
     "probe",
+    "serve",
     "weights",
 }
 FILES = sorted((ROOT / "EAT").rglob("*.py"))
