@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..checkpoint.classes import check_same
 from ..data.labels import read_descriptors
 from ..errors import ConfigError
 from ..inference.model import EATModel
@@ -21,7 +22,7 @@ from .options import RUNNING, add_flags, open_model, workers
 from .sound_server import Limits, SoundServer
 
 EXAMPLES = """
-python -m EAT.serve --checkpoint finetuned.pt --labels label_descriptors.csv
+python -m EAT.serve --checkpoint finetuned.pt
 python -m EAT.serve --checkpoint finetuned.pt --labels labels.csv --collection recordings/ --window 256
 python -m EAT.serve --checkpoint EAT-base.pt --collection prepared/train.tsv --port 9000 --max-seconds 60
 """
@@ -38,7 +39,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add = top.add_argument
     add_flags(top, "--checkpoint", "--weights", *RUNNING, "--window", "--hop")
-    add("--labels", type=Path, metavar="CSV", help="label descriptors, for the names of a fine-tuned model's classes")
+    add(
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="label descriptors: what the classes are called, where the checkpoint does not say",
+    )
     add("--collection", nargs="+", default=[], metavar="PATH",
         help="recordings, folders or manifests among which like clips are looked for; heard at the start")  # fmt: skip
     add("--host", default="127.0.0.1", metavar="ADDRESS",
@@ -55,18 +61,19 @@ def parser() -> argparse.ArgumentParser:
 
 def _class_names(options: argparse.Namespace, model: EATModel) -> tuple[list[str], str]:
     """What the classes are called, and a sentence for the page. Raises ConfigError for labels that do not fit."""
-    count = model.num_classes
-    if options.labels is None:
-        if count is None:
-            return [], "This model was pre-trained, not fine-tuned, and knows no classes."
-        return [f"class {index}" for index in range(count)], "Classes have names where --labels gives them."
-    labels = read_descriptors(options.labels)
-    if count != len(labels):
-        raise ConfigError(
-            f"{options.labels} names {len(labels)} classes, but {options.checkpoint} knows {count or 'none'}; "
-            "give the descriptors it was trained with."
-        )
-    return [label.display for label in labels], ""
+    if model.num_classes is None:
+        if options.labels is not None:
+            raise ConfigError(
+                f"{options.checkpoint} knows no classes for {options.labels} to name; leave --labels out."
+            )
+        return [], "This model was pre-trained, not fine-tuned, and knows no classes."
+    if options.labels is not None:
+        labels = read_descriptors(options.labels)
+        check_same(model.classes, labels, model.num_classes, options.checkpoint, options.labels)
+        return [label.display for label in labels], ""
+    if model.classes is not None:
+        return [label.display for label in model.classes], ""
+    return [f"class {index}" for index in range(model.num_classes)], "Its classes have names where --labels gives them."
 
 
 def _collection(options: argparse.Namespace, model: EATModel) -> Collection | None:

@@ -146,18 +146,16 @@ def _clip_card(evaluation: Evaluation, row: int) -> str:
     clip = int(evaluation.clips[row])
     media = ""
     try:
-        waveform = read_audio(
-            evaluation.manifest.source(clip), evaluation.front_end.samples, **evaluation.front_end.reading()
-        )
-    except DataError:  # it was read a moment ago; the report does without its sound
-        waveform = None
-    if waveform is not None:
-        rate = evaluation.front_end.sample_rate
-        sound = data_uri("audio/mpeg", clip_mp3(evaluation.manifest.source(clip), len(waveform) / rate))
+        source, front_end = evaluation.manifest.source(clip), evaluation.front_end
+        waveform = read_audio(source, front_end.samples, **front_end.reading())
+        sound = data_uri("audio/mpeg", clip_mp3(source, len(waveform) / front_end.sample_rate))
+        picture = as_png(clip_mel(waveform - waveform.mean(), front_end=type(front_end)))
         media = (
-            f'<img src="{data_uri("image/png", as_png(clip_mel(waveform - waveform.mean())))}" alt="spectrogram">'
+            f'<img src="{data_uri("image/png", picture)}" alt="spectrogram">'
             f'<audio controls preload="metadata" src="{sound}"></audio>'
         )
+    except DataError:  # it was read a moment ago; the report does without its sound
+        pass
     truth = set(np.flatnonzero(evaluation.targets[row]).tolist())
     best = np.argsort(-evaluation.scores[row], kind="stable")[:PREDICTIONS].tolist()
     return (

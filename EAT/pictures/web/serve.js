@@ -220,6 +220,7 @@ $("place").addEventListener("keydown", (event) => {
   if (event.key === "Enter" || event.key === " ") $("play").click();
   else if (step) sound.currentTime = Math.max(0, Math.min(seconds, sound.currentTime + step * Math.max(0.1, seconds / 50)));
   else return;
+  move();
   event.preventDefault();
 });
 document.querySelectorAll(".tracks .track:not(.slider)").forEach((track) => track.addEventListener("click", clicked));
