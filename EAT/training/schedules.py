@@ -12,6 +12,7 @@ from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 from omegaconf import II
 
 from ..errors import ConfigError
+from ..network.rates import floored_cosine
 from ..network.settings import choose, setting
 from .fairseq_support import reports_user_errors
 
@@ -39,16 +40,13 @@ def cosine(cfg: ScheduleConfig, updates: int) -> float:
     return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * done / period))
 
 
-def floored_cosine(cfg: ScheduleConfig, updates: int) -> float:
-    """BAT's: linear from 0 to the peak, half a cosine down to 0, and never below ``min_lr``."""
-    if updates <= cfg.warmup_updates and cfg.warmup_updates > 0:
-        return max(cfg.min_lr, cfg.lr[0] * updates / cfg.warmup_updates)
+def floored(cfg: ScheduleConfig, updates: int) -> float:
+    """:func:`EAT.network.rates.floored_cosine`: a descent to 0 that ``min_lr`` cuts off."""
     period = cfg.lr_period_updates if cfg.lr_period_updates > 0 else cfg.max_update - cfg.warmup_updates
-    done = min(updates - cfg.warmup_updates, period)
-    return max(cfg.min_lr, cfg.lr[0] * 0.5 * (1 + math.cos(math.pi * done / period)))
+    return floored_cosine(updates, cfg.lr[0], cfg.min_lr, cfg.warmup_updates, int(period))
 
 
-RATES: dict[str, Callable[[ScheduleConfig, int], float]] = {"cosine": cosine, "floored_cosine": floored_cosine}
+RATES: dict[str, Callable[[ScheduleConfig, int], float]] = {"cosine": cosine, "floored_cosine": floored}
 """The choices of ``lr_scheduler.shape``: learning rate of the update that follows so many."""
 
 

@@ -122,6 +122,14 @@ def test_probe(five_families: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     command = ["--data", str(five_families), "--checkpoint", CHECKPOINT, "--target-length", "128", *QUICK]
     assert probe([*command, "--output", str(table)]) == 0
     assert [row["layer"] for row in csv.DictReader(table.read_text().splitlines())] == ["0", "1", "2", "3", "mix"]
+    heads = ["--heads", "cgp,attentive", "--updates", "4", "--prototypes", "16", "--picture", str(tmp_path / "l.svg")]
+    assert probe([*command, "--output", str(table), *heads]) == 0
+    printed = capsys.readouterr().out
+    rows = {row["layer"]: row for row in csv.DictReader(table.read_text().splitlines())}
+    assert list(rows)[-2:] == ["cgp", "attentive"] and 0 <= float(rows["cgp"]["head accuracy"]) <= 1
+    assert f"head cgp: {float(rows['cgp']['head accuracy']):.4f} accuracy, layers 0." in printed
+    assert "weights of the layers" in (tmp_path / "l.svg").read_text()
+    assert probe([*command, "--picture", str(tmp_path / "l.svg")]) == 2
 
 
 def test_plot(tmp_path: Path) -> None:
