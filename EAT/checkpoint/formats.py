@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..network.settings import choose
 from . import bat, bat_huggingface, eat, huggingface, published_eat
 from .completing import without_initialised
@@ -42,7 +42,10 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
     opened = open_checkpoint(locate(path))
     for file_format in FORMATS.values():
         if file_format.recognises(opened):
-            return file_format.read(opened)
+            try:
+                return file_format.read(opened)
+            except ConfigError as error:
+                raise CheckpointError(f"{path} cannot be used: {error}") from None
     raise CheckpointError(
         f"{path} is no checkpoint of an EAT model: neither one of this package, nor a published fairseq one, nor a "
         "Hugging Face one, nor one of BAT's."

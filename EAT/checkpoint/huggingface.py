@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from .names import (
 from .notes import KEY, make_notes, noted_front_end, notes_of
 from .safe import CONFIG_NAME, MODEL_NAME, Opened, read_json, read_safetensors, write_json, write_safetensors
 from .shapes import check_encoder, check_head, encoder_settings
+from .validation import check_tensors, sized
 
 HUGGINGFACE_HEAD_EPS = 1e-5
 """Epsilon of ``fc_norm`` in the published Hugging Face code."""
@@ -61,6 +63,7 @@ def read(opened: Opened) -> Contents:
     if not file.is_file():
         raise CheckpointError(f"the folder {path} holds no {MODEL_NAME}; it is no Hugging Face checkpoint.")
     stored, metadata = read_safetensors(str(file))
+    check_tensors(path, stored, file.stat().st_size)
     config = config_of(file, metadata)
     notes = notes_of(config)
     tensors = with_prefix(ENCODER, from_published_encoder(stored, HUGGINGFACE_ENCODER, HUGGINGFACE + "blocks."))
@@ -72,9 +75,9 @@ def read(opened: Opened) -> Contents:
         settings = ClassifierSettings.take(
             {
                 **vars(encoder),
-                "num_classes": tensors["head.weight"].shape[0],
+                "num_classes": sized(path, tensors, "head.weight", 2).shape[0],
                 "pooling": notes.get("pooling"),
-                "head_norm_eps": float(notes.get("head_norm_eps") or HUGGINGFACE_HEAD_EPS),
+                "head_norm_eps": notes.get("head_norm_eps") or HUGGINGFACE_HEAD_EPS,
             }
         )
         check_head(path, tensors, settings)
@@ -84,11 +87,13 @@ def read(opened: Opened) -> Contents:
         tensors |= extra
         check_encoder(path, tensors, encoder, TEACHER)
     size = config.get("img_size") or [1024]
+    if not isinstance(size, list):
+        raise CheckpointError(f"{path} states img_size {reprlib.repr(size)}; it must be a list of frames and mel bins.")
     return Contents(
         format="huggingface",
         tensors=tensors,
         settings=settings,
-        front_end=noted_front_end(notes, FrontEnd(int(size[0]))),
+        front_end=noted_front_end(notes, FrontEnd(size[0])),
         activation=activation,
         classes=classes,
         initialised=tuple(notes.get("initialised", ())),
@@ -118,7 +123,7 @@ def config_of(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
         return read_json(beside)
     try:
         config = json.loads(metadata.get("config", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         config = {}
     return config if isinstance(config, dict) else {}
 
