@@ -198,7 +198,7 @@ def _open_held(source: Held) -> Recording:
 
 
 @lru_cache(maxsize=32)
-def _hdf5_pack(path: str, process: int) -> Any:
+def _hdf5_pack(path: str, process: int, file: tuple[int, ...]) -> Any:
     try:
         import h5py
     except ImportError:
@@ -243,7 +243,9 @@ def _unreadable(source: str, error: Exception) -> str:
 
 
 def _open_data_set(source: str, pack: str, key: str) -> Recording:
-    file = _hdf5_pack(pack, os.getpid())  # a handle must not be shared with a forked worker
+    status = os.stat(pack) if os.path.exists(pack) else None
+    which = (status.st_ino, status.st_size, status.st_mtime_ns) if status else ()  # another file may take its place
+    file = _hdf5_pack(pack, os.getpid(), which)  # a handle must not be shared with a forked worker
     from h5py import Dataset
 
     data = file.get(key)
