@@ -37,6 +37,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "decoder_width": 1024,
     },
     "vit_s": {"embed_dim": 384, "num_heads": 6, "decoder_width": 384},
+    "tiny": {"embed_dim": 32, "depth": 2, "num_heads": 4, "decoder_layers": 2, "decoder_width": 32},
     "small": {"embed_dim": 192, "depth": 6, "num_heads": 6, "decoder_layers": 3, "decoder_width": 192},
 }
 

@@ -7,7 +7,7 @@ import torch
 from EAT.network.mixtures import MixturePretraining
 from EAT.network.pretraining import Pretraining
 from EAT.network.settings import PretrainingSettings
-from EAT.training.adamw import clip_gradients
+from EAT.training.gradients import clip_gradients
 from EAT.training.parameter_groups import mark_parameters, parameter_groups
 
 UTTERANCE_WEIGHT = 192.0
@@ -47,9 +47,9 @@ class Training:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.masters, 0.05), lr=lr, betas=(0.9, 0.95), fused=True)
         self.device, self.updates = device, 0
         if compiled:
-            self.model.compile_blocks()
+            self.model.compile()
 
-    def forward_backward(self, filterbank: torch.Tensor, clips: list[int]) -> torch.Tensor:
+    def forward_backward(self, filterbank: torch.Tensor, clips: list[int] | torch.Tensor) -> torch.Tensor:
         """The objective and its gradients; returns the loss, on the device."""
         for parameter in self.parameters:
             parameter.grad = None
@@ -76,7 +76,7 @@ class Training:
         self.updates += 1
         self.model.update_teacher(self.updates, dict(zip(self.names, self.masters, strict=True)) if self.half else None)
 
-    def step(self, filterbank: torch.Tensor, clips: list[int]) -> torch.Tensor:
+    def step(self, filterbank: torch.Tensor, clips: list[int] | torch.Tensor) -> torch.Tensor:
         """One whole training step."""
         loss = self.forward_backward(filterbank, clips)
         self.update()

@@ -44,6 +44,58 @@ def our_name(published: str) -> str:
     return f"encoder.{published}"
 
 
+BAT_RENAMED = {
+    "encoder.patch_embed.proj": "encoder.patches.projection",
+    "encoder.pos_embed": "encoder.positions.table",
+    "encoder.pre_norm": "encoder.norm",
+    "decoder.pos_embed": "decoder.positions",
+    "decoder.out_proj": "decoder.projection",
+    "decoder.in_proj": "decoder.input",
+}
+"""The same for BAT, whose other tensors have one name."""
+BAT_SIZES = {
+    "embed_dim": 64,
+    "depth": 3,
+    "num_heads": 4,
+    "attention": "gated",
+    "positions": "bat",
+    "time_patches": 64,
+    "initialisation": "bat",
+    "decoder": "transformer",
+    "decoder_layers": 2,
+    "decoder_width": 64,
+    "decoder_heads": 8,
+    "targets": "block_outputs",
+    "ema_schedule": "linear_from_first",
+    "clone_batch": 4,
+}
+"""The model of ``bat_pretrain.pt``."""
+
+
+def our_bat_name(published: str) -> str:
+    """This package's name of a published BAT tensor, with ``encoder.`` or ``decoder.`` in front."""
+    for old, new in BAT_RENAMED.items():
+        if published.startswith(old):
+            return published.replace(old, new)
+    return published
+
+
+def published_bat(folder: Path, **settings: float) -> Pretraining:
+    """The model of ``bat_pretrain.pt``."""
+    state = torch.load(folder / "bat_pretrain.pt")
+    renamed = {
+        our_bat_name(f"{part}.{name}"): value for part in ("encoder", "decoder") for name, value in state[part].items()
+    }
+    renamed |= {
+        our_bat_name(f"encoder.{name}").replace("encoder.", "teacher.", 1): value
+        for name, value in state["ema_encoder"].items()
+        if name != "pos_embed"
+    }
+    model = Pretraining(PretrainingSettings(**{**BAT_SIZES, **settings}))
+    model.load_state_dict(renamed)
+    return model
+
+
 def published_pretraining(folder: Path, kind: type[Pretraining] = Pretraining, **settings: Any) -> Pretraining:
     """The model of ``official_pretrain.pt``, with these settings in place of its own."""
     state = torch.load(folder / "official_pretrain.pt")["model"]

@@ -17,6 +17,7 @@ import pytest
 import soundfile
 from omegaconf import OmegaConf
 
+from EAT.__main__ import SUBCOMMANDS
 from EAT.audio.recordings import read_audio
 from EAT.commands.doctor.machine import EXTRAS
 from EAT.training.clip_task import ClipTaskConfig
@@ -33,14 +34,18 @@ GUIDES = (
     "docs/coming-from-the-published-code.md",
     "docs/stability.md",
     "docs/learning.md",
+    "docs/science.md",
     "docs/family.md",
     "docs/further-pretraining.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/data.md",
     "docs/scaling.md",
+    "docs/gpu.md",
     "docs/troubleshooting.md",
     "docs/dependencies.md",
+    "docs/weights.md",
+    "docs/python.md",
     "feature_extract/README.md",
     "config/run_config/README.md",
     "CONTRIBUTING.md",
@@ -49,6 +54,7 @@ GUIDES = (
 NOT_RUN = {
     "bash scripts/demo.sh": "takes minutes; tests/test_demo.py runs it",
     "bash scripts/test.sh": "runs this very test",
+    "python -m EAT.weights fetch": "needs a network; tests/checkpoint/test_hub.py runs it against a Hub of its own",
     "pip install": "would change the environment that the tests run in; scripts/demo.sh installs",
 }
 """Beginnings of commands that a test cannot run, and why. Every other command of a shell block is run."""
@@ -59,12 +65,13 @@ MADE = {
         "prepared/normalization.json",
         "report/report.html",
         "map.png",
-        "checkpoints/finetuning_demo/checkpoint_best.pt",
+        "checkpoints/finetuning_folder/checkpoint_best.pt",
         "checkpoints/mine/checkpoint_last.pt",
         "checkpoints/pretraining_AS2M/checkpoint_last.pt",
         "checkpoints/sslam/checkpoint_last.pt",
         "checkpoints/two/checkpoint_last.pt",
     ],
+    "docs/weights.md": ["sounds/model.safetensors", "sounds/README.md"],
     "docs/family.md": ["checkpoints/eat_goes_on/checkpoint_last.pt"],
     "docs/further-pretraining.md": ["checkpoints/further/checkpoint_last.pt"],
     "feature_extract/README.md": ["features/drum", "street.png", "EAT-base-hf/model.safetensors", "eat.onnx"],
@@ -90,6 +97,11 @@ case "$*" in
 esac
 case "$*" in *distributed_no_spawn=true*) ;; *) size="$size distributed_training.distributed_world_size=1" ;; esac
 exec "{bin}/fairseq-hydra-train" "$@" $size
+""",
+    "python": """
+size=""
+case "$*" in "-m EAT.train --config-name"*) size="{common}" ;; esac
+exec "{bin}/python" "$@" $size
 """,
     # Two processes in place of eight.
     "torchrun": """
@@ -237,6 +249,10 @@ def test_commands_in_the_text_are_understood(guide: str) -> None:
             assert (ROOT / words[1]).is_file(), code
         elif words[:1] == ["fairseq-hydra-train"] and len(words) > 1:
             check_training(words[1:], code)
+        elif words[:2] == ["eat", "train"] and len(words) > 2:
+            check_training(words[2:], code)
+        elif words[:1] == ["eat"] and len(words) > 1 and words[1] not in ("X", "train"):
+            check_module(SUBCOMMANDS[words[1]], words[2:])
         elif words[:2] == ["pip", "install"]:
             for extra in re.findall(r"\[([\w,]+)\]", code):
                 assert f'"{extra}": [' in (ROOT / "setup.py").read_text() or extra in ("all", "NAME"), code
@@ -250,7 +266,7 @@ def check_module(module: str, arguments: list[str]) -> None:
     assert found is not None, f"python -m {name} does not exist"
     if arguments:
         command = importlib.import_module(f"{name}.__main__" if found.submodule_search_locations else name)
-        if len(arguments) == 1 and arguments[0].isidentifier():
+        if len(arguments) == 1 and arguments[0].isidentifier() and name != "EAT.commands.completion":
             arguments = [*arguments, "--help"]  # a sub-command that is only mentioned
         try:
             command.parser().parse_args(arguments)
@@ -294,7 +310,7 @@ def test_settings_exist(guide: str) -> None:
     for code in inline_code(guide):
         found = re.match(rf"((?:{groups})\.[a-z_0-9.]+)(?:=|$)", code)
         if found and found[1] not in ("model.safetensors", "model.dept") and not found[1].endswith("()"):
-            python = re.match(r"model\.(extract|scores|logits|half|compile|train)", found[1])
+            python = re.match(r"model\.(extract|frames|predict|labels|scores|logits|half|compile|train)", found[1])
             assert python or any(_has(config, found[1]) for config in recipes), f"{found[1]} is no setting"
 
 

@@ -34,17 +34,17 @@ assert masks.visible.shape == (1, 5, 6) and masks.visible.max() < 16
 """,
     "Another decoder": "assert 'decoder.mask_token' in model and not any('conv' in name for name in model)",
     "A second loss term": "assert 'variance_loss' in log",
-    "Gated attention": """
+    "Another attention": """
 import EAT
 loaded = EAT.load(path)
-assert loaded.encoder.settings.attention == "gated" and "encoder.blocks.1.attn.gate.weight" in model
+assert loaded.encoder.settings.attention == "normalised" and "encoder.blocks.1.attn.norms.1.weight" in model
 assert loaded.extract(torch.randn(16000)).isfinite().all()
 try:
     __import__("EAT.convert").convert.convert(path, path + ".hf", "huggingface")
 except EAT.errors.CheckpointError as error:
-    assert "attention=gated" in str(error)
+    assert "attention=normalised" in str(error)
 else:
-    raise AssertionError("gates were dropped")
+    raise AssertionError("norms were dropped")
 """,
     "Another front end": """
 import EAT

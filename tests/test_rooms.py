@@ -13,17 +13,33 @@ from EAT.moved import MOVED
 from .conftest import ROOT
 
 FLOORS = {
-    **dict.fromkeys(("errors", "files", "progress", "system", "moved"), 0),
+    **dict.fromkeys(("errors", "files", "progress", "system", "moved", "recipes"), 0),
     "audio": 1,
     "network": 2,
     **dict.fromkeys(("checkpoint", "data"), 3),
     "inference": 4,
-    **dict.fromkeys(("training", "pictures"), 5),
+    **dict.fromkeys(("training", "pictures", "interfaces", "comparison"), 5),
     "commands": 6,
     "tasks": 7,
     "models": 7,
 }
-DOORS = {"__init__", "__main__", "convert", "doctor", "evaluate", "export", "plot", "predict", "prepare", "probe"}
+DOORS = {
+    "__init__",
+    "__main__",
+    "bench",
+    "convert",
+    "doctor",
+    "evaluate",
+    "export",
+    "extract",
+    "plot",
+    "predict",
+    "prepare",
+    "probe",
+    "serve",
+    "train",
+    "weights",
+}
 FILES = sorted((ROOT / "EAT").rglob("*.py"))
 
 

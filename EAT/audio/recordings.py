@@ -11,9 +11,10 @@ import io
 import math
 import os
 import re
+import stat
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -21,12 +22,12 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .resampling import SAMPLE_RATE, ratio, resample
+from . import mp3
+from .resampling import MAX_RATE, MIN_RATE, SAMPLE_RATE, SINC, Resampler
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au")
 """File names that a search of a folder takes for recordings."""
 
-MIN_RATE, MAX_RATE = 1_000, 768_000
 MAX_CHANNELS = 256
 MIN_SECONDS = 0.01
 """The shortest clip that counts as one."""
@@ -43,6 +44,8 @@ BLOCK_VALUES = 2**22
 """Values, over all channels, that are decoded before channels are averaged: 16 MiB."""
 SLACK_FRAMES = 2304
 """Samples by which a recording may end before its header says: two frames of mp3, whose headers count whole frames."""
+HDF5_ERRORS = (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, AttributeError)
+"""What h5py raises for a damaged file: whatever it stumbles over, in a link, a table or an attribute."""
 
 _STORED = re.compile(
     r"^(?P<archive>.*\.zip):(?P<offset>\d{1,18}):(?P<length>\d{1,18})$", re.IGNORECASE | re.DOTALL | re.ASCII
@@ -54,12 +57,41 @@ class Recording(NamedTuple):
     """An opened recording: its header, and a way to read part of it."""
 
     frames: int
-    """Samples per channel, as the header says."""
+    """Samples per channel, as the header says; of an MP3 whose header does not, as they were counted."""
     rate: int
     channels: int
     read: Callable[[int, int], np.ndarray]
     """read(start, count) to (count or fewer, channels) float32."""
     close: Callable[[], Any]
+
+
+def refuse_special(source: str) -> None:
+    """Raise DataError for what only looks like a file: opening a pipe waits for ever, a device never ends."""
+    try:
+        mode = os.stat(source).st_mode
+    except (OSError, ValueError):
+        return  # whoever opens it says why it cannot
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{source} is a pipe, a socket or a device; give a file.")
+
+
+class Held(str):
+    """A recording in memory, that can stand wherever a path does: its name, which errors say, and its file's bytes.
+
+    Args:
+        name: what errors call it; nothing is opened by that name.
+        content: a file in any format that is read.
+        check: called before every part that is read; what it raises ends the reading.
+    """
+
+    content: bytes
+    check: Callable[[], None]
+
+    def __new__(cls, name: str, content: bytes, check: Callable[[], None] = lambda: None) -> Held:
+        """A string that holds more."""
+        held = super().__new__(cls, name)
+        held.content, held.check = content, check
+        return held
 
 
 class _Sound(soundfile.SoundFile):
@@ -77,51 +109,92 @@ class _Sound(soundfile.SoundFile):
         return False
 
 
-_SHORT = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
-_STREAMED = 0x7FFF0000
-"""Bytes of audio from which on a header's number stands for "unknown", as programs write it that write to a pipe."""
+_SHORT = re.compile(
+    r"^\s*(?:data|SSND|BODY|Data Size|(?P<whole>riff|Riff size))\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE
+)
+_STREAMED, _STREAMED_64 = 0x7FFF0000, 1 << 62
+"""Bytes from which on a header's number stands for "unknown", as programs write it that write to a pipe: of 32 bits,
+and of the 64 that w64 and rf64 have for the whole file."""
+_JUNK = re.compile(r"^Ogg ?: Junk after the last page", re.MULTILINE)
+_UNFINISHED = re.compile(r"^Ogg ?: Last page lacks an end-of-stream bit", re.MULTILINE)
+"""What is noted of an Ogg stream, Vorbis or Opus, that ends inside a page, or has something behind its pages."""
+_LARGEST_PAGE = 27 + 255 + 255 * 255
 
 
-def _check_length(source: str, sound: soundfile.SoundFile) -> None:
+def _ends_inside_page(file: IO[bytes]) -> bool:
+    """Whether the last page of an Ogg stream has fewer bytes than its header states (RFC 3533, section 6)."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _LARGEST_PAGE))
+    content = file.read()
+    page = content[max(0, content.rfind(b"OggS")) :]
+    return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _check_length(source: str, content: str | bytes, sound: soundfile.SoundFile) -> None:
     """Raise DataError where the file ends before the audio that its header states; libsndfile only makes a note."""
-    short = _SHORT.search(sound.extra_info)
-    if short and int(short[2]) + 16 < int(short[1]) < _STREAMED:
-        raise DataError(
-            f"{source} is cut short: its header states {int(short[1]):,} bytes of audio, it holds {int(short[2]):,}."
-        )
+    notes = sound.extra_info
+    short = _SHORT.search(notes)
+    if short:
+        stated, held = int(short[2]), int(short[3])
+        if held + 16 < stated < (_STREAMED_64 if short["whole"] else _STREAMED):
+            what = "bytes" if short["whole"] else "bytes of audio"
+            raise DataError(f"{source} is cut short: its header states {stated:,} {what}, it holds {held:,}.")
+    if _JUNK.search(notes):
+        with mp3.opened(content) as file:
+            if _UNFINISHED.search(notes) or _ends_inside_page(file):
+                raise DataError(f"{source} is cut short: it ends inside a page of its Ogg stream.")
 
 
-def _open_file(source: str, handle: Any) -> Recording:
+def _open_file(source: str, content: str | bytes) -> Recording:
     try:
-        sound = _Sound(handle)
+        sound = _Sound(content if isinstance(content, str) else io.BytesIO(content))
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(handle, str) and not os.path.exists(handle):
+        if isinstance(content, str) and not os.path.exists(content):
             raise DataError(
                 f"{source} does not exist; check its path and, where a manifest lists it, the root folder there."
             ) from None
-        if isinstance(handle, str) and os.path.isdir(handle):
+        if isinstance(content, str) and os.path.isdir(content):
             raise DataError(f"{source} is a folder, not a recording.") from None
-        if isinstance(handle, str) and not os.access(handle, os.R_OK):
+        if isinstance(content, str) and not os.access(content, os.R_OK):
             raise DataError(f"{source} may not be read; check its permissions.") from None
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
         raise DataError(f"{source} is not audio that libsndfile can read ({reason}).") from None
 
+    frames, opened = sound.frames, contextlib.ExitStack()
+    opened.callback(sound.close)
     try:
-        _check_length(source, sound)
+        _check_length(source, content, sound)
+        counted = mp3.counted(source, content, frames, _Sound) if sound.format == "MP3" else None
+        if counted is not None:
+            endless = opened.enter_context(contextlib.closing(mp3.endless(content)))
+            sound, frames = opened.enter_context(_Sound(endless)), counted
+    except (OSError, soundfile.LibsndfileError) as error:
+        opened.close()
+        raise DataError(f"{source} cannot be read ({error}).") from None
     except DataError:
-        sound.close()
+        opened.close()
         raise
-    position = 0
+    position, lead = 0, mp3.LEAD if sound.format == "MP3" else 0
 
     def read(start: int, count: int) -> np.ndarray:
         nonlocal position
         if start != position:
-            sound.seek(start)
-        samples = sound.read(min(count, sound.frames - start), dtype="float32", always_2d=True)
+            sound.seek(max(0, start - lead))
+            sound.read(min(start, lead), dtype="float32")
+        samples = sound.read(min(count, frames - start), dtype="float32", always_2d=True)
         position = start + len(samples)
         return samples
 
-    return Recording(sound.frames, sound.samplerate, sound.channels, read, sound.close)
+    return Recording(frames, sound.samplerate, sound.channels, read, opened.close)
+
+
+def _open_held(source: Held) -> Recording:
+    recording = _open_file(source, source.content)
+
+    def read(start: int, count: int) -> np.ndarray:
+        source.check()
+        return recording.read(start, count)
+
+    return recording._replace(read=read)
 
 
 @lru_cache(maxsize=32)
@@ -161,9 +234,12 @@ def _read_member(archive_path: str, offset: int, length: int) -> bytes:
 def _open_packed(source: str, pack: str, key: str) -> Recording:
     try:
         return _open_data_set(source, pack, key)
-    except (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, AttributeError) as error:
-        # Of a damaged pack: whatever HDF5 stumbles over, in a link, a table or an attribute.
-        raise DataError(f"{source} cannot be read from its pack ({' '.join(str(error).split())[:200]}).") from None
+    except HDF5_ERRORS as error:
+        raise DataError(_unreadable(source, error)) from None
+
+
+def _unreadable(source: str, error: Exception) -> str:
+    return f"{source} cannot be read from its pack ({' '.join(str(error).split())[:200]})."
 
 
 def _open_data_set(source: str, pack: str, key: str) -> Recording:
@@ -182,7 +258,10 @@ def _open_data_set(source: str, pack: str, key: str) -> Recording:
     scale = 1.0 / 2 ** (8 * data.dtype.itemsize - 1) if data.dtype.kind == "i" else 1.0
 
     def read(start: int, count: int) -> np.ndarray:
-        part = np.asarray(data[start : start + count])
+        try:
+            part = np.asarray(data[start : start + count])
+        except HDF5_ERRORS as error:
+            raise DataError(_unreadable(source, error)) from None
         return part.reshape(len(part), -1).astype(np.float32) * np.float32(scale)
 
     try:
@@ -199,15 +278,19 @@ def file_of(source: str) -> str:
 
 
 def open_recording(source: str) -> Recording:
-    """Open a recording by path or container address.
+    """Open a recording by path or container address, or one in memory (:class:`Held`).
 
     Raises:
         DataError: where there is no such recording, it is not audio, or its header is absurd.
     """
     stored, packed = _STORED.match(source), _PACKED.match(source)
-    if stored:
+    if not isinstance(source, Held):
+        refuse_special(file_of(source))
+    if isinstance(source, Held):
+        recording = _open_held(source)
+    elif stored:
         content = _read_member(stored["archive"], int(stored["offset"]), int(stored["length"]))
-        recording = _open_file(source, io.BytesIO(content))
+        recording = _open_file(source, content)
     elif packed:
         recording = _open_packed(source, packed["pack"], packed["key"])
     else:
@@ -234,6 +317,7 @@ class Excerpt(NamedTuple):
     """Resampled samples wanted at most."""
     new_rate: int
     """Wanted rate."""
+    resampler: Resampler = SINC
 
 
 def _read_mono(source: str, recording: Recording, start: int, count: int) -> np.ndarray:
@@ -254,7 +338,13 @@ def _read_mono(source: str, recording: Recording, start: int, count: int) -> np.
     return mono[:done]
 
 
-def decode(source: str, max_samples: int | None = None, position: float = 0.0, rate: int = SAMPLE_RATE) -> Excerpt:
+def decode(
+    source: str,
+    max_samples: int | None = None,
+    position: float = 0.0,
+    rate: int = SAMPLE_RATE,
+    resampler: Resampler = SINC,
+) -> Excerpt:
     """Decode what :func:`read_audio` resamples, with the same arguments: all that may wait for a disk or a network.
 
     Raises:
@@ -266,7 +356,7 @@ def decode(source: str, max_samples: int | None = None, position: float = 0.0, r
         if max_samples is not None:
             whole = -(-recording.frames * rate // recording.rate)
             first = int(position * max(0, whole - max_samples))  # of the samples that are wanted
-            old, new, margin = ratio(recording.rate, rate)
+            old, new, margin = resampler.ratio(recording.rate, rate)
             start = max(0, first * old // new - margin) // old * old
             end, lead = -(-(first + max_samples) * old // new) + margin, first - start // old * new
         count = min(end, recording.frames) - start
@@ -280,7 +370,7 @@ def decode(source: str, max_samples: int | None = None, position: float = 0.0, r
         raise DataError(f"{source} breaks off while being decoded ({error}).") from None
     finally:
         recording.close()
-    return Excerpt(source, mono, recording.rate, lead, max_samples, rate)
+    return Excerpt(source, mono, recording.rate, lead, max_samples, rate, resampler)
 
 
 def as_waveform(excerpt: Excerpt) -> Tensor:
@@ -289,10 +379,10 @@ def as_waveform(excerpt: Excerpt) -> Tensor:
     Raises:
         DataError: for one that is shorter than 10 ms, or holds NaN, infinity or numbers that no audio has.
     """
-    source, mono, rate, lead, wanted, new_rate = excerpt
+    source, mono, rate, lead, wanted, new_rate, resampler = excerpt
     waveform = torch.from_numpy(mono)
     if len(mono):
-        waveform = resample(waveform, rate, new_rate)
+        waveform = resampler.resample(waveform, rate, new_rate)
     waveform = waveform[lead : None if wanted is None else lead + wanted]
     if len(waveform) < new_rate * MIN_SECONDS:
         raise DataError(
@@ -311,7 +401,13 @@ def check_samples(source: str, samples: np.ndarray) -> None:
         raise DataError(f"{source} holds samples as large as {peak:.3g}; audio lies within [-1, 1].")
 
 
-def read_audio(source: str, max_samples: int | None = None, position: float = 0.0, rate: int = SAMPLE_RATE) -> Tensor:
+def read_audio(
+    source: str,
+    max_samples: int | None = None,
+    position: float = 0.0,
+    rate: int = SAMPLE_RATE,
+    resampler: Resampler = SINC,
+) -> Tensor:
     """Read a recording, or as much of it as is wanted, as mono at 16 kHz or another rate.
 
     Args:
@@ -319,6 +415,7 @@ def read_audio(source: str, max_samples: int | None = None, position: float = 0.
         max_samples: samples wanted at most, at ``rate``; None reads all. Only that part is decoded and resampled.
         position: where to cut a longer clip, from 0 (its start) to 1 (its end).
         rate: in Hz.
+        resampler: what resamples to it.
 
     Returns:
         (samples,) float32 in [-1, 1]; channels are averaged.
@@ -326,4 +423,4 @@ def read_audio(source: str, max_samples: int | None = None, position: float = 0.
     Raises:
         DataError: for a recording that cannot be read, is shorter than 10 ms, or holds NaN or infinity.
     """
-    return as_waveform(decode(source, max_samples, position, rate))
+    return as_waveform(decode(source, max_samples, position, rate, resampler))

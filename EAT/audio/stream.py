@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from .recordings import MIN_SECONDS, check_samples, open_recording
-from .resampling import SAMPLE_RATE, ratio, resample
+from .resampling import SAMPLE_RATE, SINC, Resampler, check_rate
+from .timeout import READ_SECONDS, within
 
 BLOCK_SECONDS = 20.0
 
@@ -25,14 +26,25 @@ class AudioStream:
         source: path or container address, as for :func:`EAT.audio.recordings.read_audio`.
         block_seconds: how much is decoded at once.
         rate: in Hz.
+        resampler: what resamples to it.
+        read_timeout: seconds after which opening it, or a block that is still being read, is given up; 0: never.
 
     Raises:
         DataError: for a recording that cannot be opened or is shorter than 10 ms.
     """
 
-    def __init__(self, source: str, block_seconds: float = BLOCK_SECONDS, rate: int = SAMPLE_RATE) -> None:
-        self.source, self.rate = source, rate
-        self._recording = open_recording(source)
+    def __init__(
+        self,
+        source: str,
+        block_seconds: float = BLOCK_SECONDS,
+        rate: int = SAMPLE_RATE,
+        resampler: Resampler = SINC,
+        read_timeout: float = READ_SECONDS,
+    ) -> None:
+        check_rate(rate, "rate")
+        self.source, self.rate, self.resampler, self.read_timeout = source, rate, resampler, read_timeout
+        self._hangs = False
+        self._recording = within(read_timeout, source, lambda: open_recording(source))
         self.samples = -(-self._recording.frames * rate // self._recording.rate)
         """Length at that rate, as the header has it."""
         if self.samples < rate * MIN_SECONDS:
@@ -43,7 +55,8 @@ class AudioStream:
 
     def close(self) -> None:
         """Close the file."""
-        self._recording.close()
+        if not self._hangs:  # whoever still reads it would find nothing under its hands
+            self._recording.close()
 
     def __enter__(self) -> AudioStream:
         return self
@@ -74,7 +87,10 @@ class AudioStream:
     def _decode(self, position: int, count: int) -> Tensor:
         """The next ``count`` samples at the file's own rate, mono."""
         try:
-            samples = self._recording.read(position, count)
+            samples = within(self.read_timeout, self.source, lambda: self._recording.read(position, count))
+        except DataError:
+            self._hangs = True
+            raise
         except (LibsndfileError, RuntimeError, OSError) as error:
             raise DataError(f"{self.source} breaks off while being decoded ({error}).") from None
         if not len(samples):
@@ -88,7 +104,7 @@ class AudioStream:
 
     def _resampled(self, block: int) -> Iterator[Tensor]:
         rate, frames = self._recording.rate, self._recording.frames
-        old, new, margin = ratio(rate, self.rate)
+        old, new, margin = self.resampler.ratio(rate, self.rate)
         block = max(block, 2 * margin + old)
         held, base, position, done = torch.zeros(0), 0, 0, 0  # input from sample ``base``; ``done`` outputs are out
         while position < frames:
@@ -98,7 +114,7 @@ class AudioStream:
             upto = self.samples if position == frames else max(0, position - margin) // old * new
             if upto > done:
                 first = base // old * new
-                yield resample(held, rate, self.rate)[done - first : upto - first]
+                yield self.resampler.resample(held, rate, self.rate)[done - first : upto - first]
                 done = upto
                 keep = max(base, done // new * old - margin)
                 held, base = held[keep - base :].clone(), keep

@@ -13,6 +13,7 @@ from ..errors import CheckpointError, ConfigError
 from ..network.classification_losses import SINGLE_LABEL_LOSSES
 from ..network.front_end import FrontEnd, front_end_of
 from ..network.settings import ClassifierSettings, PretrainingSettings
+from .classes import from_notes
 from .completing import complete
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
 from .fairseq_file import fairseq_file, section
@@ -38,16 +39,18 @@ def read(opened: Opened) -> Contents:
     if rows is not None:
         tensors[ENCODER + POSITIONS] = tensors[ENCODER + POSITIONS][:, : int(rows)]
     settings: PretrainingSettings | ClassifierSettings
-    activation = None
-    if "head.weight" in tensors:
-        classes = {"num_classes": tensors["head.weight"].shape[0]}
+    activation, classes = None, None
+    weight = next((tensors[name] for name in ("head.weight", "head.fc.weight") if name in tensors), None)
+    if weight is not None:
+        count = {"num_classes": weight.shape[0]}
         noted = {name: notes[name] for name in ("head_norm_eps",) if notes.get(name)}
-        settings = ClassifierSettings.take({**cfg, **vars(encoder), **classes, **noted})
+        settings = ClassifierSettings.take({**cfg, **vars(encoder), **count, **noted})
         check_head(path, tensors, settings)
         kept: tuple[str, ...] = (ENCODER, "norm.", "head.")
         loss = criterion.get("loss")
         activation = None if loss is None else "softmax" if loss in SINGLE_LABEL_LOSSES else "sigmoid"
         activation = notes.get("activation", activation)
+        classes = from_notes(path, notes, settings.num_classes or 0)
     else:
         settings = PretrainingSettings.take({**cfg, **vars(encoder)})
         kept = (ENCODER, DECODER, TEACHER)
@@ -63,6 +66,7 @@ def read(opened: Opened) -> Contents:
         settings=settings,
         front_end=front_end,
         activation=activation,
+        classes=classes,
         initialised=tuple(notes.get("initialised", ())),
         raw=state,
     )

@@ -1,41 +1,51 @@
 """Opening a checkpoint of any format, and writing one. :data:`FORMATS` has them.
 
-A format is a module with ``recognises(opened)``, ``read(opened) -> Contents`` and ``write(contents, path)``.
+A format is a module with ``recognises(opened)``, ``read(opened) -> Contents`` and ``write(contents, path)``; where it
+has no place for some choices, ``HOLDS`` has those that it can hold.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import ModuleType
 
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..network.front_end import FrontEnd
-from ..network.settings import PretrainingSettings, choose
-from . import eat, huggingface, published_eat
+from ..network.settings import choose
+from . import bat, bat_huggingface, eat, huggingface, published_eat
 from .completing import without_initialised
-from .contents import ENCODER, POSITIONS, TEACHER, Checkpoint, Contents
+from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Checkpoint, Contents
+from .hub import locate
+from .names import with_prefix
 from .safe import open_checkpoint
 from .shapes import check_finite, extend_positions
 
-FORMATS: dict[str, ModuleType] = {"eat": eat, "published": published_eat, "huggingface": huggingface}
+FORMATS: dict[str, ModuleType] = {
+    "eat": eat,
+    "published": published_eat,
+    "bat": bat,
+    "bat_huggingface": bat_huggingface,
+    "huggingface": huggingface,
+}
+"""In the order in which they are asked whether a file is theirs."""
 WEIGHTS = ("student", "teacher")
 
 
 def read_contents(path: str | os.PathLike[str]) -> Contents:
-    """Read a checkpoint as it is stored, its format told by its content.
+    """Read a checkpoint as it is stored, its format told by its content; ``path`` may be a name (:mod:`.hub`).
 
     Raises:
-        CheckpointError: where it cannot be read, is of no known format, or something in it is missing.
+        CheckpointError: where it cannot be read or fetched, is of no known format, or something in it is missing.
     """
-    opened = open_checkpoint(os.fspath(path))
+    opened = open_checkpoint(locate(path))
     for file_format in FORMATS.values():
         if file_format.recognises(opened):
             return file_format.read(opened)
     raise CheckpointError(
         f"{path} is no checkpoint of an EAT model: neither one of this package, nor a published fairseq one, nor a "
-        "Hugging Face one."
+        "Hugging Face one, nor one of BAT's."
     )
 
 
@@ -55,18 +65,16 @@ def write_checkpoint(contents: Contents, path: str, file_format: str) -> Content
         ConfigError: for another format.
     """
     writer = choose(FORMATS, file_format, "the format")
-    if file_format != "eat":
-        _check_published(contents, file_format)
+    _check_held(contents, file_format)
     return writer.write(without_initialised(contents), path)
 
 
-def _check_published(contents: Contents, file_format: str) -> None:
-    """Raise CheckpointError where a model has parts that the published formats have no names for."""
-    published, settings = PretrainingSettings(), vars(contents.settings)
-    parts = [name for name in ("attention", "positions", "decoder") if name in settings]
-    other = [f"{name}={settings[name]}" for name in parts if settings[name] != getattr(published, name)]
-    if contents.front_end is not None and type(contents.front_end) is not FrontEnd:
-        other.append(f"spectrogram={contents.front_end.name}")
+def _check_held(contents: Contents, file_format: str) -> None:
+    """Raise CheckpointError where a model has parts that the format has no place for."""
+    end = contents.front_end
+    chosen = {**vars(contents.settings), **({} if end is None else {"spectrogram": end.name})}
+    held: dict[str, tuple[object, ...]] = getattr(FORMATS[file_format], "HOLDS", {})
+    other = [f"{name}={chosen[name]}" for name, values in held.items() if name in chosen and chosen[name] not in values]
     if other:
         raise CheckpointError(f"the format {file_format} cannot hold {', '.join(other)}; keep this model as 'eat'.")
 
@@ -88,6 +96,19 @@ def select_encoder(path: str, contents: Contents, weights: str) -> dict[str, Ten
     return {**teacher, POSITIONS: encoder[POSITIONS]}
 
 
+def keep_encoder(path: str, contents: Contents, weights: str | None) -> Contents:
+    """The contents with the student's or the teacher's encoder alone, without decoder and teacher; all of it for None.
+
+    Raises:
+        As :func:`select_encoder`.
+    """
+    if weights is None:
+        return contents
+    encoder = with_prefix(ENCODER, select_encoder(path, contents, weights))
+    kept = {n: v for n, v in contents.tensors.items() if not n.startswith((ENCODER, DECODER, TEACHER))}
+    return replace(contents, tensors={**encoder, **kept}, initialised=())
+
+
 def read_checkpoint(path: str | os.PathLike[str], weights: str = "student") -> Checkpoint:
     """Open a checkpoint of ours, a published fairseq one or a Hugging Face one; content tells them apart.
 
@@ -95,7 +116,7 @@ def read_checkpoint(path: str | os.PathLike[str], weights: str = "student") -> C
     holds the optimiser's float32 originals, those are taken.
 
     Args:
-        path: a file, or a Hugging Face folder.
+        path: a file, a Hugging Face folder, or a name (:mod:`.hub`).
         weights: whose encoder, the ``student``'s or the moving-average ``teacher``'s.
 
     Raises:
@@ -120,5 +141,6 @@ def read_checkpoint(path: str | os.PathLike[str], weights: str = "student") -> C
         head=head,
         front_end=contents.front_end,
         activation=contents.activation,
+        classes=contents.classes,
         raw=contents.raw,
     )

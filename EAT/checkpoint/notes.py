@@ -6,6 +6,7 @@ from typing import Any
 
 from ..network.front_end import FrontEnd
 from ..network.settings import ClassifierSettings
+from .classes import to_notes
 from .contents import ENCODER, POSITIONS, Contents
 from .shapes import full_rows
 
@@ -30,6 +31,8 @@ def make_notes(contents: Contents) -> dict[str, Any]:
         notes["pooling"] = contents.settings.pooling
     if contents.activation is not None:
         notes["activation"] = contents.activation
+    if contents.classes is not None:
+        notes |= to_notes(contents.classes)
     if contents.front_end is not None:
         notes["front_end"] = list(contents.front_end.constants().values())
     return notes

@@ -11,12 +11,14 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..network.front_end import AUDIOSET_MEAN, AUDIOSET_STD, FrontEnd
 from ..network.settings import SIZES, ClassifierSettings, EncoderSettings, PretrainingSettings
+from .classes import from_notes
 from .completing import complete
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
 from .fairseq_file import fairseq_file, section
 from .names import (
     BLOCKS,
     HEAD,
+    HOLDS,
     PUBLISHED_CLASSIFIER,
     PUBLISHED_DECODER,
     PUBLISHED_ENCODER,
@@ -30,7 +32,7 @@ from .notes import noted_front_end, notes_of
 from .safe import Opened, write_torch_file
 from .shapes import check_encoder, check_head, encoder_settings
 
-OURS = ("patch_size", "mel_bins", "attention", "positions")
+OURS = ("patch_size", "mel_bins", *(name for name in SIZES if name in HOLDS))
 """Sizes that the published model's configuration has elsewhere, or not at all."""
 CLS_NAME = PUBLISHED_ENCODER["cls_token"]
 RECIPES = {"esc50_eval": (-6.627, 5.359, "softmax"), "spcv2_eval": (-6.846, 5.565, "sigmoid")}
@@ -158,6 +160,7 @@ def _read_classification(path: str, state: dict[str, Any]) -> Contents:
         settings=settings,
         front_end=noted_front_end(notes, _front_end(task, cfg, pretrained)),
         activation=notes.get("activation", flagged[0] if flagged else "sigmoid"),
+        classes=from_notes(path, notes, settings.num_classes or 0),
         raw=state,
     )
 

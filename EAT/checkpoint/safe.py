@@ -9,7 +9,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -19,6 +19,10 @@ from torch import Tensor
 from ..errors import CheckpointError, DataError
 from ..files import replacing
 
+PATHS: list[Any] = [
+    (PurePosixPath, f"pathlib{module}.{system}Path") for module in ("", "._local") for system in ("Posix", "Windows")
+]
+"""Paths in a checkpoint's settings count as plain data: they are read as text with slashes would be."""
 CONFIG_NAME = "config.json"
 MODEL_NAME = "model.safetensors"
 
@@ -69,13 +73,15 @@ def read_torch_file(path: str) -> dict[str, Any]:
         CheckpointError: for a file that is missing, damaged, or holds anything that would run code.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals(PATHS):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise CheckpointError(f"the checkpoint {path} does not exist.") from None
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() and "Unsupported" in str(error):
             raise CheckpointError(
-                f"{path} holds objects other than tensors and plain data; such a file could run code and is not opened."
+                f"{path} holds objects other than tensors and plain data; such a file could run code and is not "
+                "opened. Where its authors have a Hugging Face release too, take that."
             ) from None
         raise CheckpointError(f"{path} is no checkpoint that can be read, or is damaged.") from None
     except OSError as error:

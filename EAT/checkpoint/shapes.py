@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..network.classifier import Classifier
 from ..network.encoder import Encoder
 from ..network.patches import Grid
 from ..network.positions import POSITIONS as RULES
-from ..network.positions import TIME_PATCHES
 from ..network.settings import SIZES, ClassifierSettings, EncoderSettings
 from .contents import ENCODER, POSITIONS
+from .names import BLOCKS
 
 PUBLISHED_HEADS = {768: 12, 1024: 16}
 """Attention heads of the published base and large models, by width."""
@@ -63,12 +64,19 @@ def encoder_settings(path: str, tensors: Mapping[str, Tensor], known: Mapping[st
 
 
 def check_encoder(path: str, tensors: Mapping[str, Tensor], settings: EncoderSettings, prefix: str = ENCODER) -> None:
-    """Raise CheckpointError unless the tensors below ``prefix`` are an encoder's, all of them, in shape."""
+    """Raise CheckpointError unless the tensors below ``prefix`` are an encoder's: all, in shape, no more."""
     with torch.device("meta"):
         expected = Encoder(settings).state_dict()
     expected.pop(POSITIONS)
     for name, value in expected.items():
         check_tensor(path, tensors, prefix + name, tuple(value.shape))
+    blocks = prefix + BLOCKS
+    foreign = [name for name in tensors if name.startswith(blocks) and name.removeprefix(prefix) not in expected]
+    if foreign:
+        raise CheckpointError(
+            f"{path} holds {foreign[0]}, which a model with attention={settings.attention} has no place for; without "
+            "it features would be wrong."
+        )
     if prefix != ENCODER:
         return
     table, steps = tensors.get(prefix + POSITIONS), settings.mel_bins // settings.patch_size
@@ -83,10 +91,11 @@ def check_encoder(path: str, tensors: Mapping[str, Tensor], settings: EncoderSet
 
 def check_head(path: str, tensors: Mapping[str, Tensor], settings: ClassifierSettings) -> None:
     """Raise CheckpointError unless a classification head is there, in shape."""
-    dim, classes = settings.embed_dim, settings.num_classes or 0
-    for part, shape in (("norm", (dim,)), ("head", (classes, dim))):
-        check_tensor(path, tensors, f"{part}.weight", shape)
-        check_tensor(path, tensors, f"{part}.bias", shape[:1])
+    with torch.device("meta"):
+        expected = Classifier(settings).state_dict()
+    for name, value in expected.items():
+        if not name.startswith(ENCODER):
+            check_tensor(path, tensors, name, tuple(value.shape))
 
 
 def check_tensor(path: str, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> None:
@@ -101,15 +110,15 @@ def check_tensor(path: str, tensors: Mapping[str, Tensor], name: str, shape: tup
 
 def full_rows(settings: EncoderSettings) -> int:
     """Rows of a position table as this package makes it."""
-    return TIME_PATCHES * (settings.mel_bins // settings.patch_size)
+    return settings.time_patches * (settings.mel_bins // settings.patch_size)
 
 
 def extend_positions(table: Tensor, settings: EncoderSettings) -> Tensor:
-    """A stored position table with as many rows as ours: (1, rows, D) to (1, 6144, D), in its own type.
+    """A stored position table with as many rows as its model's: (1, rows, D), EAT's to (1, 6144, D), in its own type.
 
     Stored rows are kept as they are. Those that older files lack are computed by the rule that made the table.
     """
-    grid = Grid(TIME_PATCHES, settings.mel_bins // settings.patch_size)
+    grid = Grid(settings.time_patches, settings.mel_bins // settings.patch_size)
     exact = RULES[settings.positions](table.shape[2], grid)
     rows = min(table.shape[1], exact.shape[1])
     return torch.cat([table[:, :rows], exact[:, rows:].to(table)], dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,17 +12,16 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from ..audio.recordings import as_waveform, decode, open_recording
-from ..audio.timeout import within
+from ..audio.timeout import READ_SECONDS, within
 from ..data.workers import WorkerWatch, explained
 from ..errors import DataError
+from ..network.front_end import FrontEnd
 from .batches import Batch, Bucketing
 from .model import EATModel
 from .sources import Source
 
 HELD_SECONDS = 1200.0
 """Decoded audio that may wait for others of its length: 77 MB."""
-READ_SECONDS = 60.0
-"""A recording that is still being read after so long is given up as unreadable."""
 
 
 class Decoded(NamedTuple):
@@ -35,8 +35,8 @@ class Decoded(NamedTuple):
 
 
 class _Decoder(Dataset):
-    def __init__(self, sources: Sequence[Source], most: int, cut: bool, rate: int) -> None:
-        self.sources, self.most, self.cut, self.rate = sources, most, cut, rate
+    def __init__(self, sources: Sequence[Source], most: int | None, cut: bool, front_end: FrontEnd) -> None:
+        self.sources, self.most, self.cut, self.reading = sources, most, cut, front_end.reading()
         self.watch = WorkerWatch()
 
     def __len__(self) -> int:
@@ -57,10 +57,10 @@ class _Decoder(Dataset):
             if not self.cut:
                 recording = within(READ_SECONDS, address, lambda: open_recording(address))
                 recording.close()
-                if math.ceil(recording.frames * self.rate / recording.rate) > self.most:
+                if math.ceil(recording.frames * self.reading["rate"] / recording.rate) > (self.most or 0):
                     return Decoded(index, None, None)
             samples = self.most if self.cut else None
-            excerpt = within(READ_SECONDS, address, lambda: decode(address, samples, rate=self.rate))
+            excerpt = within(READ_SECONDS, address, lambda: decode(address, samples, **self.reading))
             return Decoded(index, as_waveform(excerpt).numpy(), None)
         except DataError as error:
             return Decoded(index, None, str(error))
@@ -88,8 +88,8 @@ def decode_ahead(
         DataError: where a worker died; it names the recording.
     """
     front_end = model.front_end
-    most = front_end.samples_for(max_frames) if cut else front_end.samples_for(max_frames + 1) - 1
-    decoder = _Decoder(sources, most, cut, front_end.sample_rate)
+    most = replace(front_end, target_length=max_frames).samples if cut else front_end.samples_for(max_frames + 1) - 1
+    decoder = _Decoder(sources, most, cut, front_end)
     with explained(decoder.explain_crash):
         # Arrays rather than tensors, and items rather than batches: a tensor sent between processes holds a file open.
         yield from DataLoader(

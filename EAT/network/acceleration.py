@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .block import Attention, Block, FeedForward, fused_attention, gather
+from .block import Attention, Block, FeedForward, GatedAttention, fused_attention, gather
 from .decoder import ConvDecoder, DecoderBlock
 
 LONGEST_MAPPED = 640
@@ -42,8 +42,9 @@ def plain() -> Iterator[None]:
 def accelerate(model: nn.Module) -> None:
     """Give every block that is known here its faster forward. Names, parameters and ``isinstance`` stay."""
     for module in model.modules():
-        if type(module) is Block and type(module.attn) is Attention and type(module.mlp) is FeedForward:
-            module.__class__ = FastBlock
+        if type(module) is Block and type(module.mlp) is FeedForward:
+            if type(module.attn) in (Attention, GatedAttention):
+                module.__class__ = FastBlock
         elif type(module) is ConvDecoder and all(type(block) is DecoderBlock for block in module.blocks):
             module.blocks.__class__ = FastDecoderBlocks
 
@@ -78,6 +79,8 @@ class FastBlock(Block):
             mixed = _Attention.apply(qkv) if mapped else fused_attention(qkv, key_mask, rows)
         else:
             mixed = _infer_attention(attn, x, key_mask, rows)
+        if isinstance(attn, GatedAttention):
+            mixed = linear(x[:, :rows], attn.gate.weight, attn.gate.bias).sigmoid() * mixed
         r = self.norm1(x[:, :rows] + self.drop_path(linear(mixed, attn.proj.weight, attn.proj.bias)))
         if mode == "train":
             hidden, r = _LinearFork.apply(r, mlp.fc1.weight, mlp.fc1.bias)

@@ -29,6 +29,22 @@ class Attention(nn.Module):
         return self.proj(fused_attention(qkv, key_mask, rows))
 
 
+class GatedAttention(Attention):
+    """Attention whose joined heads H go through a gate of its input, channel by channel: W_o (sigmoid(W_g x + b_g) H).
+
+    Of BAT. In EAT it costs 7 % more; with block outputs as targets it gained 0.4 mAP in the published probe.
+    """
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__(settings)
+        self.gate = nn.Linear(settings.embed_dim, settings.embed_dim)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None = None, rows: int | None = None) -> Tensor:
+        """(B, S, D) to (B, rows, D)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        return self.proj(self.gate(x[:, :rows]).sigmoid() * fused_attention(qkv, key_mask, rows))
+
+
 def fused_attention(qkv: Tensor, key_mask: Tensor | None = None, rows: int | None = None) -> Tensor:
     """What the heads gather, side by side: (B, S, 3, heads, W) queries, keys and values to (B, rows, heads * W)."""
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, W)
@@ -41,7 +57,7 @@ def gather(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None) -
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-ATTENTIONS: dict[str, type[nn.Module]] = {"softmax": Attention}
+ATTENTIONS: dict[str, type[nn.Module]] = {"softmax": Attention, "gated": GatedAttention}
 """The choices of ``model.attention``."""
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from ..errors import ConfigError
 from .block import Block
 from .patches import Grid, PatchEmbedding
 from .positions import POSITIONS, TIME_PATCHES, Positions
-from .rows import take_rows
 from .settings import EncoderSettings, choose
 
 
@@ -23,11 +22,25 @@ def initialise_eat(encoder: nn.Module) -> None:
     for module in encoder.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
-INITIALISATIONS: dict[str, Callable[[nn.Module], None]] = {"eat": initialise_eat}
-"""The choices of ``model.initialisation``: functions that draw an encoder's weights."""
+def initialise_bat(encoder: nn.Module) -> None:
+    """Every Linear Xavier-uniform with biases 0, so that gates start half open; CLS N(0, 0.02), patches as PyTorch."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, PatchEmbedding):
+            module.projection.reset_parameters()
+        elif isinstance(module, Encoder):
+            nn.init.normal_(module.cls_token, std=0.02)
+
+
+INITIALISATIONS: dict[str, Callable[[nn.Module], None]] = {"eat": initialise_eat, "bat": initialise_bat}
+"""The choices of ``model.initialisation``: functions that draw an encoder's weights, or a Transformer decoder's."""
 
 
 def check_frames(
@@ -66,7 +79,7 @@ class Encoder(nn.Module):
         self.settings = settings
         dim, size = settings.embed_dim, settings.patch_size
         self.patches = PatchEmbedding(settings)
-        table = Grid(TIME_PATCHES, settings.mel_bins // size)
+        table = Grid(settings.time_patches, settings.mel_bins // size)
         self.positions = Positions(choose(POSITIONS, settings.positions, "model.positions")(dim, table))
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim).normal_())
         self.norm = nn.LayerNorm(dim, eps=settings.norm_eps)
@@ -76,9 +89,13 @@ class Encoder(nn.Module):
 
     @property
     def max_frames(self) -> int:
-        """The longest clip that positions reach, in frames."""
-        settings = self.settings
-        return self.positions.table.shape[1] // (settings.mel_bins // settings.patch_size) * settings.patch_size
+        """The longest clip, in frames: what positions reach, or as many chunks as make two minutes."""
+        return TIME_PATCHES * self.settings.patch_size
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames that positions reach, so that they are encoded at once."""
+        return self.settings.time_patches * self.settings.patch_size
 
     def grid(self, frames: int, what: str = "the filterbank's length") -> Grid:
         """The patches of a filterbank of so many frames.
@@ -110,11 +127,22 @@ class Encoder(nn.Module):
 
         Returns:
             EncoderOutput with B * M sequences of 1 + K tokens (clones of a clip adjacent), or B of 1 + N; with
-            ``cls_only`` the last block's have one token.
+            ``cls_only`` the last block's have one token. A clip longer than positions reach is encoded chunk by
+            chunk, each with the table's first rows and a CLS of its own; CLS is their plain mean.
+
+        Raises:
+            ConfigError: for masks on a clip longer than positions reach.
         """
-        patches = self.positions(self.patches(filterbank))  # (B, N, D)
+        if filterbank.shape[2] > self.chunk_frames:
+            if visible is not None:
+                raise ConfigError(
+                    f"{filterbank.shape[2]} frames are more than the {self.chunk_frames} that positions reach, and a "
+                    "masked clip is encoded in one piece; lower task.target_length or raise model.time_patches."
+                )
+            return self._in_chunks(filterbank, key_mask, {"collect": collect, "depth": depth, "cls_only": cls_only})
+        patches = self.positions(self.patches(filterbank, visible), visible)  # (B, N, D) or (B, M * K, D)
         if visible is not None:
-            patches = take_rows(patches, visible.flatten(1)).view(-1, visible.shape[-1], patches.shape[-1])
+            patches = patches.view(-1, visible.shape[-1], patches.shape[-1])
         cls = self.cls_token.expand(patches.shape[0], -1, -1)
         x = self.norm(torch.cat([cls, patches], dim=1))
         outputs, feed_forward = [x], []
@@ -129,3 +157,23 @@ class Encoder(nn.Module):
                 outputs.append(x)
                 feed_forward.append(f)
         return EncoderOutput(x, outputs if collect else [], feed_forward)
+
+    def _in_chunks(self, filterbank: Tensor, key_mask: Tensor | None, options: dict[str, Any]) -> EncoderOutput:
+        """As :meth:`forward`, of a clip longer than positions reach."""
+        size, steps = self.settings.patch_size, self.settings.mel_bins // self.settings.patch_size
+        outputs, first = [], 1
+        for chunk in filterbank.split(self.chunk_frames, dim=2):
+            last = first + chunk.shape[2] // size * steps
+            mask = None if key_mask is None else torch.cat([key_mask[:, :1], key_mask[:, first:last]], dim=1)
+            outputs.append(self(chunk, key_mask=mask, **options))
+            first = last
+        tokens, blocks, feed_forward = zip(*outputs, strict=True)
+        return EncoderOutput(
+            _join(tokens), *([_join(layer) for layer in zip(*part, strict=True)] for part in (blocks, feed_forward))
+        )
+
+
+def _join(chunks: Sequence[Tensor]) -> Tensor:
+    """Chunks of tokens, CLS first, as one sequence: the mean of their CLS, then all patches."""
+    cls = torch.stack([chunk[:, :1] for chunk in chunks]).mean(dim=0)
+    return torch.cat([cls, *(chunk[:, 1:] for chunk in chunks)], dim=1)

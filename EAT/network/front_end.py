@@ -1,7 +1,7 @@
 """Waveform to what the encoder eats (method section 1), batched, on any device. :data:`FRONT_ENDS` has the choices.
 
-A front end is an object with its rate, window, hop and bins, ``frames(samples)``, ``samples`` (how much of a clip it
-needs), and ``(waveforms, lengths) -> (B, 1, target_length, bins)``.
+A front end is an object with its rate, resampler, window, hop and bins, ``frames(samples)``, ``samples`` (how much of a
+clip it needs), and ``(waveforms, lengths) -> (B, 1, target_length, bins)``.
 
 The arithmetic of :func:`filterbank` and its order are those of Kaldi's filterbank as
 ``torchaudio.compliance.kaldi.fbank`` computes it with 25 ms Hanning windows every 10 ms and 128 HTK mel bins; results
@@ -13,14 +13,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..audio.resampling import SAMPLE_RATE
+from ..audio.resampling import SAMPLE_RATE, SINC, SOXR, Resampler
 from ..errors import ConfigError
 from .settings import choose
 
@@ -54,6 +54,8 @@ class FrontEnd:
 
     sample_rate: ClassVar[int] = SAMPLE_RATE
     """Of the waveforms, in Hz."""
+    resampler: ClassVar[Resampler] = SINC
+    """What makes waveforms of that rate."""
     window: ClassVar[int] = 400
     """Samples in a frame: 25 ms."""
     hop: ClassVar[int] = 160
@@ -61,6 +63,8 @@ class FrontEnd:
     bins: ClassVar[int] = 128
     low_hz: ClassVar[float] = 20.0
     high_hz: ClassVar[float] = 8000.0
+    least: ClassVar[float] = -15.9
+    """What :meth:`spectrogram` has for next to nothing."""
 
     def __post_init__(self) -> None:
         if self.target_length < 1:
@@ -78,7 +82,17 @@ class FrontEnd:
 
     def constants(self) -> dict[str, Any]:
         """Target length and normalisation, by the names of a task's settings."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.settings()}
+
+    @classmethod
+    def reading(cls) -> dict[str, Any]:
+        """Rate and resampler, as those who read recordings take them."""
+        return {"rate": cls.sample_rate, "resampler": cls.resampler}
+
+    @classmethod
+    def settings(cls) -> tuple[str, ...]:
+        """The settings of a task that it is made from; one without ``norm_mean`` and ``norm_std`` has no constants."""
+        return tuple(f.name for f in fields(cls) if f.init)
 
     @classmethod
     def frames(cls, samples: int) -> int:
@@ -91,8 +105,8 @@ class FrontEnd:
         return cls.window + (frames - 1) * cls.hop
 
     @property
-    def samples(self) -> int:
-        """Samples that fill ``target_length`` frames; more are cut."""
+    def samples(self) -> int | None:
+        """Samples of a clip that it needs, those that fill ``target_length`` frames; None: all of them."""
         return self.samples_for(self.target_length)
 
     def __call__(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -131,18 +145,127 @@ class FrontEnd:
         return frames.clamp(max=limit or self.target_length)
 
 
-FRONT_ENDS: dict[str, type[FrontEnd]] = {"log_mel": FrontEnd}
+@dataclass(frozen=True)
+class Decibels(FrontEnd):
+    """BAT's: mel power in decibels, each clip in [0, 1] by its own minimum and maximum (docs/bat.md, section 1).
+
+    Args:
+        target_length: frames that every clip is padded (with 0, its own floor) or cut to. Both happen after the
+            normalisation, so that the extremes of what is cut count, and all of a clip is needed.
+        fit_waveform: pad (with silence, which then counts) and cut waveforms instead, as BAT does with AudioSet.
+    """
+
+    norm_mean: float = field(default=0.0, init=False, repr=False)
+    norm_std: float = field(default=0.5, init=False, repr=False)
+    """With these the formula of :class:`FrontEnd` changes nothing."""
+    fit_waveform: bool = False
+
+    resampler: ClassVar[Resampler] = SOXR
+    window: ClassVar[int] = 1024
+    """Samples in a frame, which is centred: half of them are reflected at either end of a clip."""
+    low_hz: ClassVar[float] = 0.0
+    least: ClassVar[float] = -100.0
+    floor: ClassVar[float] = 1e-10
+    """The least power."""
+    range_db: ClassVar[float] = 80.0
+    """Decibels below a clip's maximum that are kept."""
+
+    @classmethod
+    def frames(cls, samples: int) -> int:
+        """Frames of a waveform of that many samples; one of half a window or less is padded to a window."""
+        return 1 + (samples if samples > cls.window // 2 else cls.window) // cls.hop
+
+    @classmethod
+    def samples_for(cls, frames: int) -> int:
+        """The fewest samples that give that many frames."""
+        return (frames - 1) * cls.hop
+
+    @property
+    def samples(self) -> int | None:
+        """All of a clip is needed, unless its waveform is cut."""
+        return self.samples_for(self.target_length) if self.fit_waveform else None
+
+    def real_frames(self, lengths: Tensor, limit: int | None = None) -> Tensor:
+        """Frames of each clip that hold audio, at most ``target_length`` or ``limit``: (B,) samples to (B,)."""
+        frames = 1 + lengths.where(lengths > self.window // 2, self.window) // self.hop
+        return frames.clamp(max=limit or self.target_length)
+
+    def __call__(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """As :meth:`FrontEnd.__call__`, every clip on its own length whatever stands beside it; padding holds 0."""
+        if lengths is None:
+            lengths = torch.full((len(waveforms),), waveforms.shape[1], device=waveforms.device)
+        if self.fit_waveform:
+            fitting = self.samples_for(self.target_length)
+            inside = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
+            waveforms = waveforms.where(inside, 0.0)[:, :fitting]
+            waveforms = F.pad(waveforms, (0, fitting - waveforms.shape[1]))
+            lengths = torch.full_like(lengths, fitting)
+        decibels = self.decibels(waveforms, lengths)
+        real = self._real(decibels, lengths)
+        low = decibels.masked_fill(~real, torch.inf).amin(dim=(1, 2), keepdim=True)
+        high = decibels.masked_fill(~real, -torch.inf).amax(dim=(1, 2), keepdim=True)
+        features = torch.where(real, (decibels - low) / (high - low + 1e-8), 0.0)[:, : self.target_length]
+        return F.pad(features, (0, 0, 0, self.target_length - features.shape[1])).unsqueeze(1)
+
+    def spectrogram(self, waveforms: Tensor) -> Tensor:
+        """What is normalised: (B, samples) to (B, frames, bins) decibels."""
+        return self.decibels(waveforms, torch.full((len(waveforms),), waveforms.shape[1], device=waveforms.device))
+
+    def decibels(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """10 log10 of the mel power, at most ``range_db`` below each clip's maximum.
+
+        Args:
+            waveforms: (B, samples) at the front end's rate.
+            lengths: (B,) samples of each clip; what follows them does not count.
+
+        Returns:
+            (B, frames of the longest, bins) float32; rows past a clip's end mean nothing.
+        """
+        half = self.window // 2
+        longest = max(waveforms.shape[1], self.window)
+        inside = torch.arange(longest, device=waveforms.device) < lengths[:, None]
+        waveforms = F.pad(waveforms.float(), (0, longest - waveforms.shape[1])).where(inside, 0.0)
+        ends = lengths.where(lengths > half, self.window)[:, None]
+        place = torch.arange(-half, longest + half, device=waveforms.device).expand(len(waveforms), -1).abs()
+        place = place.where(place < ends, 2 * (ends - 1) - place)  # reflected at the clip's own end
+        padded = waveforms.gather(1, place.clamp(min=0))
+        device, rate, edges = waveforms.device, self.sample_rate, (self.low_hz, self.high_hz)
+        window, weights = _hann(self.window, device), _triangles(rate, self.window, *edges, self.bins, device)
+        spectrum = torch.stft(padded, self.window, self.hop, window=window, center=False, return_complex=True)
+        power = spectrum.abs().square().transpose(1, 2) @ weights  # (B, frames, bins)
+        decibels = 10.0 * power.clamp(min=self.floor).log10()
+        loudest = decibels.masked_fill(~self._real(decibels, lengths), -torch.inf).amax(dim=(1, 2), keepdim=True)
+        return torch.maximum(decibels, loudest - self.range_db)
+
+    def _real(self, decibels: Tensor, lengths: Tensor) -> Tensor:
+        """Which rows are a clip's own: (B, frames, 1)."""
+        frames = self.real_frames(lengths, limit=decibels.shape[1])
+        return (torch.arange(decibels.shape[1], device=decibels.device) < frames[:, None])[..., None]
+
+
+class Decibels32k(Decibels):
+    """The same of recordings at 32 kHz, up to 16 kHz; the encoder is one that was trained at 16 kHz."""
+
+    sample_rate: ClassVar[int] = 32_000
+    window: ClassVar[int] = 2048
+    hop: ClassVar[int] = 320
+    high_hz: ClassVar[float] = 16_000.0
+
+
+FRONT_ENDS: dict[str, type[FrontEnd]] = {"log_mel": FrontEnd, "decibels": Decibels, "decibels_32k": Decibels32k}
 """The choices of ``task.spectrogram``."""
 
 
 def front_end_of(task: Mapping[str, Any]) -> FrontEnd | None:
     """The front end that a task's settings describe; None where a constant is missing. Raises ConfigError."""
-    values = [task.get(name) for name in ("target_length", "norm_mean", "norm_std")]
-    if any(value is None for value in values):
-        return None
-    length, mean, std = values
     kind = choose(FRONT_ENDS, task.get("spectrogram") or "log_mel", "task.spectrogram")
-    return kind(int(length), float(mean), float(std))  # type: ignore[arg-type]
+    needed = [name for name in ("target_length", "norm_mean", "norm_std") if name in kind.settings()]
+    if any(task.get(name) is None for name in needed):
+        return None
+    constants: dict[str, Any] = {name: float(task[name]) for name in needed[1:]}
+    if "fit_waveform" in kind.settings():
+        constants["fit_waveform"] = bool(task.get("fit_waveform"))
+    return kind(target_length=int(task["target_length"]), **constants)
 
 
 # Constants are kept from the first call on; made in inference mode, they could not be trained through later.
@@ -164,6 +287,28 @@ def _mel_weights(device: torch.device) -> Tensor:
     bins = (1127.0 * (1.0 + hertz / 700.0).log()).unsqueeze(0)  # (1, FFT_SIZE / 2)
     weights = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)
     return F.pad(weights, (0, 1)).t().contiguous().to(device)
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _hann(window: int, device: torch.device) -> Tensor:
+    return torch.hann_window(window, dtype=torch.float32).to(device)
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _triangles(rate: int, window: int, low_hz: float, high_hz: float, bins: int, device: torch.device) -> Tensor:
+    """Filters of height 1, linear in Hz between edges equally spaced on the HTK scale, (window / 2 + 1, bins).
+
+    In float32 and in this order, as ``torchaudio.functional.melscale_fbanks`` has them.
+    """
+    hertz = torch.linspace(0, rate // 2, window // 2 + 1)
+    low, high = (2595.0 * math.log10(1.0 + edge / 700.0) for edge in (low_hz, high_hz))
+    edges = 700.0 * (10.0 ** (torch.linspace(low, high, bins + 2) / 2595.0) - 1.0)
+    widths = edges[1:] - edges[:-1]
+    slopes = edges[None] - hertz[:, None]  # (frequencies, bins + 2)
+    down, up = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
+    return torch.minimum(down, up).clamp(min=0).to(device)
 
 
 def filterbank(waveforms: Tensor) -> Tensor:

@@ -19,8 +19,6 @@ Mel = NDArray[np.float32]
 
 COLUMNS = 1600
 """Widest spectrogram that is drawn; longer recordings are averaged over time."""
-FLOOR = -15.9
-"""The filterbank's logarithm of next to nothing."""
 TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 16000)
 
 
@@ -29,16 +27,20 @@ def clip_mel(waveform: Tensor, frames: int | None = None, front_end: type[FrontE
     if frames is not None:
         missing = front_end.samples_for(frames) - len(waveform)
         waveform = torch.nn.functional.pad(waveform, (0, max(0, missing)))
-    return _fill_empty_bands(front_end(1).spectrogram(waveform[None])[0, :frames].T.numpy().copy())
+    return _fill_empty_bands(front_end(1).spectrogram(waveform[None])[0, :frames].T.numpy().copy(), front_end.least)
 
 
-def recording_mel(source: str, front_end: type[FrontEnd] = FrontEnd) -> Mel:
+def recording_mel(source: str, front_end: type[FrontEnd] = FrontEnd) -> tuple[Mel, float]:
     """The filterbank of a recording of any length, averaged over time to at most ``COLUMNS`` columns.
+
+    Returns:
+        The filterbank, and the seconds that its columns stand for: a frame is a hop long, and the recording may end a
+        little before or after the last.
 
     Raises:
         DataError: where the recording cannot be read.
     """
-    with AudioStream(source, rate=front_end.sample_rate) as stream:
+    with AudioStream(source, **front_end.reading()) as stream:
         frames = front_end.frames(stream.samples)
         step = -(-frames // COLUMNS)
         per_read = max(1, 2048 // step) * step
@@ -47,24 +49,25 @@ def recording_mel(source: str, front_end: type[FrontEnd] = FrontEnd) -> Mel:
             count = min(per_read, frames - first)
             samples = stream.read(first * front_end.hop, front_end.samples_for(count))
             columns += [part.mean(dim=0) for part in front_end(1).spectrogram(samples[None])[0].split(step)]
-    return _fill_empty_bands(torch.stack(columns).T.numpy())
+    seconds = len(columns) * step * front_end.hop / front_end.sample_rate
+    return _fill_empty_bands(torch.stack(columns).T.numpy(), front_end.least), seconds
 
 
-def _fill_empty_bands(bands: Mel) -> Mel:
+def _fill_empty_bands(bands: Mel, least: float) -> Mel:
     """Give bands that hold nothing the mean of their neighbours; changes and returns ``bands``.
 
     The lowest bands are narrower than the spectrum's bins and some catch none; the eye should not trip over them.
     """
-    empty = np.flatnonzero(bands.max(axis=1) <= FLOOR)
+    empty = np.flatnonzero(bands.max(axis=1) <= least)
     for row in empty[(empty > 0) & (empty < len(bands) - 1)]:
         bands[row] = (bands[row - 1] + bands[row + 1]) / 2
     return bands
 
 
-def levels(bands: Mel) -> dict[str, Any]:
+def levels(bands: Mel, least: float = FrontEnd.least) -> dict[str, Any]:
     """Where colours begin and end: silence sits at the logarithm's floor, and colours begin where sound does."""
-    heard = bands[bands > FLOOR]
-    low, high = np.percentile(heard, [3, 99.8]) if heard.size else (FLOOR, 0.0)
+    heard = bands[bands > least]
+    low, high = np.percentile(heard, [3, 99.8]) if heard.size else (least, 0.0)
     return {"vmin": float(low), "vmax": float(max(high, low + 1e-3))}
 
 
@@ -81,17 +84,24 @@ def draw_mel(axes: Any, bands: Mel, seconds: float, scale: Mel | None = None, fr
     extent = (0, seconds, 0, len(bands))
     axes.imshow(
         bands, origin="lower", aspect="auto", extent=extent, cmap="magma", interpolation="nearest",
-        **levels(bands if scale is None else scale),
+        **levels(bands if scale is None else scale, front_end.least),
     )  # fmt: skip
     frequency_axis(axes, front_end)
 
 
-def frequency_axis(axes: Any, front_end: Any = FrontEnd) -> None:
-    """Number an axis of mel bins in hertz."""
+def frequency_ticks(front_end: Any = FrontEnd) -> dict[str, float]:
+    """What numbers an axis of mel bins: frequencies in hertz, as written, and how far up they lie, from 0 to 1."""
     low, high = mel(front_end.low_hz), mel(front_end.high_hz)
     ticks = [hertz for hertz in TICKS_HZ if front_end.low_hz < hertz <= front_end.high_hz]
-    names = [f"{hertz / 1000:g} k" if hertz >= 1000 else str(hertz) for hertz in ticks]
-    axes.set_yticks([(mel(hertz) - low) / (high - low) * front_end.bins for hertz in ticks], names)
+    return {
+        f"{hertz / 1000:g} k" if hertz >= 1000 else str(hertz): (mel(hertz) - low) / (high - low) for hertz in ticks
+    }
+
+
+def frequency_axis(axes: Any, front_end: Any = FrontEnd) -> None:
+    """Number an axis of mel bins in hertz."""
+    ticks = frequency_ticks(front_end)
+    axes.set_yticks([place * front_end.bins for place in ticks.values()], list(ticks))
     axes.set_ylabel("frequency (Hz)", color=MUTED)
     bare(axes)
 
@@ -104,12 +114,12 @@ def time_axis(axes: Any, seconds: float) -> None:
         axes.set_xlabel("time (min:s)", color=MUTED)
 
 
-def as_png(bands: Mel, columns: int = 480) -> bytes:
-    """A filterbank as a PNG without axes, low bands at the bottom."""
+def as_png(bands: Mel, columns: int | None = 480) -> bytes:
+    """A filterbank as a PNG without axes, low bands at the bottom, of so many columns; None: as many as it has."""
     from matplotlib import image
 
     # No more columns than a screen shows, and enough of them for a short clip to keep its proportions.
-    chosen = np.linspace(0, bands.shape[1] - 1, columns).round().astype(int)
+    chosen = np.linspace(0, bands.shape[1] - 1, columns or bands.shape[1]).round().astype(int)
     content = io.BytesIO()
     image.imsave(content, bands[::-1, chosen], cmap="magma", format="png", **levels(bands))
     return content.getvalue()

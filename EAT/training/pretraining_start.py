@@ -11,6 +11,7 @@ from ..checkpoint.contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
 from ..checkpoint.formats import read_contents
 from ..checkpoint.shapes import check_finite, extend_positions
 from ..errors import CheckpointError
+from ..network.front_end import FrontEnd
 from ..network.pretraining import Pretraining
 from ..network.settings import SIZES, DecoderSettings, PretrainingSettings
 
@@ -19,7 +20,7 @@ logger = logging.getLogger("EAT")
 DECODER_SIZES = tuple(f.name for f in fields(DecoderSettings) if f.name != "decoder_noise")
 
 
-def start_from(model: Pretraining, path: str) -> None:
+def start_from(model: Pretraining, path: str) -> FrontEnd | None:
     """Give the network the checkpoint's student, decoder and teacher.
 
     A decoder that it does not hold keeps its initial values, a teacher begins as the student; the log says so.
@@ -27,6 +28,9 @@ def start_from(model: Pretraining, path: str) -> None:
     Args:
         model: of the checkpoint's sizes.
         path: a file or folder of any format that this package reads, a classifier's included.
+
+    Returns:
+        The front end that it was trained with, where it says so.
 
     Raises:
         CheckpointError: where it cannot be read, or is of other sizes.
@@ -47,6 +51,7 @@ def start_from(model: Pretraining, path: str) -> None:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit the model of these settings ({reason[:300]}).") from None
     logger.info(_said(path, contents, bool(parts[DECODER]), bool(parts[TEACHER])))
+    return contents.front_end
 
 
 def _check_sizes(path: str, contents: Contents, wanted: PretrainingSettings, names: tuple[str, ...]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 
 from EAT.audio.recordings import read_audio
+from EAT.audio.resampling import SINC, SOXR, Resampler
+from EAT.audio.stream import AudioStream
 from EAT.data.manifest import Manifest
 from EAT.errors import DataError
 
@@ -54,19 +58,45 @@ def test_containers_hold_the_same_clip(clips: list[Path], tmp_path: Path) -> Non
     assert abs(len(slow) - len(read_audio(str(clips[4])))) <= 2
 
 
+@pytest.mark.parametrize("resampler", [SINC, SOXR], ids=["sinc", "soxr"])
 @pytest.mark.parametrize("rate", [16000, 44100, 8000, 48000, 22050, 11025])
-def test_a_part_equals_the_same_part_of_the_whole(tmp_path: Path, rate: int) -> None:
+def test_a_part_equals_the_same_part_of_the_whole(tmp_path: Path, rate: int, resampler: Resampler) -> None:
     samples = np.random.default_rng(0).normal(size=rate * 3) * 0.1
-    soundfile.write(tmp_path / "long.wav", samples, rate, subtype="FLOAT")
-    whole = read_audio(str(tmp_path / "long.wav"))
-    assert torch.equal(read_audio(str(tmp_path / "long.wav"), max_samples=10**9), whole)
-    start = read_audio(str(tmp_path / "long.wav"), max_samples=16000)
+    path = str(tmp_path / "long.wav")
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    whole = read_audio(path, resampler=resampler)
+    assert torch.equal(read_audio(path, max_samples=10**9, resampler=resampler), whole)
+    start = read_audio(path, max_samples=16000, resampler=resampler)
     torch.testing.assert_close(start, whole[:16000], rtol=0, atol=1e-6)
-    end = read_audio(str(tmp_path / "long.wav"), max_samples=16000, position=1.0)
+    end = read_audio(path, max_samples=16000, position=1.0, resampler=resampler)
     torch.testing.assert_close(end, whole[-16000:], rtol=0, atol=1e-6)
-    middle = read_audio(str(tmp_path / "long.wav"), max_samples=16000, position=0.4321)
+    middle = read_audio(path, max_samples=16000, position=0.4321, resampler=resampler)
     first = int(0.4321 * (len(whole) - 16000))
     torch.testing.assert_close(middle, whole[first : first + 16000], rtol=0, atol=1e-6)
+    with AudioStream(path, block_seconds=0.3, resampler=resampler) as stream:
+        pieces = [stream.read(place, 7000) for place in range(0, stream.samples, 7000)]
+    torch.testing.assert_close(torch.cat(pieces), whole, rtol=0, atol=1e-6)
+
+
+def test_soxr_is_the_librarys_high_quality_and_keeps_the_highest_octaves_end(tmp_path: Path) -> None:
+    time = np.arange(44100) / 44100
+    tone = np.sin(2 * np.pi * 7300 * time).astype(np.float32)
+    soundfile.write(tmp_path / "t.wav", tone, 44100, subtype="FLOAT")
+    kept = read_audio(str(tmp_path / "t.wav"), resampler=SOXR)
+    assert kept.shape == (16000,)
+    assert np.abs(kept.numpy() - soxr.resample(tone, 44100, 16000, quality="HQ")).max() < 1e-6
+    weakened = read_audio(str(tmp_path / "t.wav"))
+    assert kept[2000:-2000].abs().max() > 0.99 and weakened[2000:-2000].abs().max() < 0.75
+
+
+def test_soxr_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "soxr", None)  # how Python marks a module that cannot be imported
+    samples = np.zeros(16000, dtype=np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    soundfile.write(tmp_path / "b.wav", samples, 44100)
+    assert len(read_audio(str(tmp_path / "a.wav"), resampler=SOXR)) == 16000  # nothing to resample
+    with pytest.raises(DataError, match=r"44100 Hz .* pip install 'eat-audio\[soxr\]'"):
+        read_audio(str(tmp_path / "b.wav"), resampler=SOXR)
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ EXTRAS = (
     Extra("plot", ("matplotlib",), "EAT.plot, pictures of predictions"),
     Extra("hdf5", ("h5py",), "clips in HDF5 packs, features in one .h5 file"),
     Extra("huggingface", ("safetensors",), "Hugging Face checkpoints"),
+    Extra("soxr", ("soxr",), "resampling for BAT models"),
+    Extra("hub", ("huggingface_hub", "safetensors"), "checkpoints by name"),
+    Extra("table", ("pyarrow",), "features and predictions as Parquet"),
     Extra("onnx", ("onnx", "onnxscript", "onnxruntime"), "EAT.export"),
     Extra("slurm", ("hydra-submitit-launcher",), "training jobs through SLURM"),
 )
