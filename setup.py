@@ -34,12 +34,13 @@ setup(
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=[*find_packages(include=["EAT", "EAT.*"]), "EAT.config"],
-    package_dir={"EAT.config": "config"},
+    packages=[*find_packages(include=["EAT", "EAT.*"]), "EAT.config", "EAT.demo_clips"],
+    package_dir={"EAT.config": "config", "EAT.demo_clips": "data"},
     package_data={
         "EAT": ["py.typed", "pictures/web/*"],
         "EAT.checkpoint": ["weights.json"],
         "EAT.config": ["*.yaml", "*/*.yaml"],  # the recipes, for python -m EAT.train
+        "EAT.demo_clips": ["*", "clips/*.flac"],
     },
     # A path that Python searches, not a hook that comes after the search: a clone, seen from its parent, is a folder of
     # the package's name without the package in it, and would be found first.

@@ -28,6 +28,7 @@ COMMANDS = {
 """Modules to be run with ``python -m``, and what each is for."""
 
 OWN = {
+    "demo": ("EAT.commands.demo", "the whole of EAT on real clips that come along, in a few minutes on two CPU cores"),
     "config": ("EAT.commands.config", "the recipes that training goes by: list them, copy one to be edited"),
     "completion": ("EAT.commands.completion", "what makes a shell complete these commands"),
 }

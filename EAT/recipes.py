@@ -1,4 +1,4 @@
-"""The recipes of ``config/``, in an installed package or in a checkout."""
+"""What comes along that is no code, in an installed package or in a checkout: recipes and a few clips."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from .files import replacing
 PACKAGE = Path(__file__).resolve().parent
 FOLDER = next(folder for folder in (PACKAGE / "config", PACKAGE.parent / "config") if folder.is_dir())
 """Where they lie: an installation has ``config/`` inside the package, a checkout beside it."""
+CLIPS = next(folder for folder in (PACKAGE / "demo_clips", PACKAGE.parent / "data") if folder.is_dir())
+"""The real clips that come along: ``clips/`` and the table ``clips.csv``."""
 
 
 def recipe_names() -> list[str]:

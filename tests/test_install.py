@@ -29,7 +29,7 @@ EXTRAS = ("ve-fairseq", "hydra-core", "omegaconf", "tensorboard", "scikit-learn"
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with wheel and source distribution, built from what is committed to them and nothing else."""
     source, target = (tmp_path_factory.mktemp(name) for name in ("source", "built"))
-    for folder in ("EAT", "config"):
+    for folder in ("EAT", "config", "data"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source / file)
@@ -105,6 +105,9 @@ def test_the_recipes_are_in_the_package(base: Installed) -> None:
     for path in (ROOT / "config").rglob("*.yaml"):
         inside = base.site / "EAT" / "config" / path.relative_to(ROOT / "config")
         assert inside.read_bytes() == path.read_bytes()
+    assert len(list((base.site / "EAT" / "demo_clips" / "clips").glob("*.flac"))) == 124
+    assert (base.site / "EAT" / "demo_clips" / "clips.csv").is_file()
+    assert "the demo needs fairseq, sklearn, matplotlib: pip install" in base.eat("demo", 2)
     base.eat("config copy pretraining_AS2M mine")
     assert (
         yaml.safe_load((base.folder / "mine" / "pretraining_AS2M.yaml").read_text())["defaults"][1] == "base/technical"
