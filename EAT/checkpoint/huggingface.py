@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import replacing
 from ..network.front_end import FrontEnd
 from ..network.settings import SIZES, ClassifierSettings, PretrainingSettings
 from .classes import from_config, to_id2label
@@ -28,7 +27,16 @@ from .names import (
     with_prefix,
 )  # fmt: skip
 from .notes import KEY, make_notes, noted_front_end, notes_of
-from .safe import CONFIG_NAME, MODEL_NAME, Opened, read_json, read_safetensors, write_json, write_safetensors
+from .safe import (
+    CONFIG_NAME,
+    MODEL_NAME,
+    Opened,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+    write_text,
+)
 from .shapes import check_encoder, check_head, encoder_settings
 from .validation import check_tensors, sized
 
@@ -160,8 +168,7 @@ def write_folder(
     write_safetensors(str(Path(path) / MODEL_NAME), model, metadata)
     write_json(Path(path) / CONFIG_NAME, {**config, "auto_map": AUTO_MAP})
     write_json(Path(path) / PREPROCESSOR_NAME, _preprocessor(contents.front_end or FrontEnd(1024)))
-    with replacing(Path(path) / CODE_NAME) as handle:
-        handle.write(Path(__file__).with_name(CODE_NAME).read_text())
+    write_text(Path(path) / CODE_NAME, Path(__file__).with_name(CODE_NAME).read_text())
 
 
 def _preprocessor(front_end: FrontEnd) -> dict[str, Any]:

@@ -200,5 +200,10 @@ def write_safetensors(path: str, tensors: Mapping[str, Tensor], metadata: Mappin
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object in one step. Raises CheckpointError where that is not possible."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in one step. Raises CheckpointError where that is not possible."""
     with _writing(str(path)), replacing(path) as handle:
-        handle.write(json.dumps(content, indent=1) + "\n")
+        handle.write(text)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..inference.model import BATCH_SIZE, load
+from ..inference.model import BATCH_SIZE, EATModel, load
 from ..inference.readouts import READOUTS, width
 from ..inference.windows import extract_recording
 from ..network.settings import choose
@@ -93,9 +94,16 @@ class Embedding(nn.Module):
         if audio.ndim != 2:
             raise DataError(f"audio has shape {tuple(audio.shape)}; it must be (clips, samples).")
         options: dict[str, Any] = {"layer": self.layer, "granularity": granularity, "batch_size": self.batch_size}
-        rows = list(audio.to(self.model.device, torch.float32))
-        if self.model.padded_frames(audio.shape[1]) > self.model.encoder.max_frames:
-            found = [extract_recording(self.model, row, **options).to(self.model.device) for row in rows]
-        else:
-            found = self.model.extract(rows, self.sample_rate, **options)
-        return torch.stack(found).float()
+        found = of_any_length(self.model, list(audio), self.sample_rate, **options)
+        return torch.stack(found).to(self.model.device, torch.float32)
+
+
+def of_any_length(model: EATModel, waveforms: Sequence[Tensor], sample_rate: int, **options: Any) -> list[Tensor]:
+    """:meth:`EAT.inference.model.EATModel.extract` of a list of waveforms, of which those of more than two minutes go
+    window by window, as recordings of that length do.
+    """
+    clips = [model._mono(waveform, sample_rate) for waveform in waveforms]
+    short = [n for n, clip in enumerate(clips) if model.padded_frames(len(clip)) <= model.encoder.max_frames]
+    found = model.extract([clips[n] for n in short], model.front_end.sample_rate, **options) if short else []
+    features = dict(zip(short, found, strict=True))
+    return [features[n] if n in features else extract_recording(model, clip, **options) for n, clip in enumerate(clips)]

@@ -11,14 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from ..audio.resampling import SAMPLE_RATE
-from ..errors import ConfigError, DataError
-from ..inference.batches import Batch
-from ..inference.decoding import by_length, decode_ahead
+from ..errors import ConfigError
 from ..inference.model import BATCH_SIZE, EATModel, load
 from ..inference.readouts import READOUTS, width
-from ..inference.sources import Source
-from ..inference.windows import extract_recording
+from ..inference.sounds import as_numpy
 from ..network.settings import choose
+from .embedding import of_any_length
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -42,7 +40,6 @@ class EATFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         weights: of a pre-trained checkpoint, the ``student``'s encoder or the ``teacher``'s.
         device: where the model goes; None is the CPU.
         batch_size: clips of 10 s that are computed at once.
-        num_workers: processes that decode files.
     """
 
     def __init__(
@@ -54,10 +51,9 @@ class EATFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         weights: str = "student",
         device: str | None = None,
         batch_size: int = BATCH_SIZE,
-        num_workers: int = 0,
     ) -> None:
         self.checkpoint, self.readout, self.layer, self.sample_rate = checkpoint, readout, layer, sample_rate
-        self.weights, self.device, self.batch_size, self.num_workers = weights, device, batch_size, num_workers
+        self.weights, self.device, self.batch_size = weights, device, batch_size
 
     def fit(self, X: Any, y: Any = None) -> EATFeatures:
         """Check settings and recordings, and open the checkpoint. ``y`` is not looked at.
@@ -90,8 +86,12 @@ class EATFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         check_is_fitted(self)
         items, model = recordings(X), self._model()
-        vectors = self._of_files(model, items) if isinstance(items[0], str) else self._of_waveforms(model, items)
-        return np.stack([vectors[index] for index in range(len(items))])
+        options: dict[str, Any] = {"layer": self.layer, "granularity": self.readout, "batch_size": self.batch_size}
+        if isinstance(items[0], str):
+            vectors = model.extract(items, **options)
+        else:
+            vectors = of_any_length(model, [torch.tensor(item) for item in items], self.sample_rate, **options)
+        return np.stack([as_numpy(vector) for vector in vectors])
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_n_features_out")
@@ -108,34 +108,6 @@ class EATFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         path = os.fspath(self.checkpoint)
         changed = os.stat(path).st_mtime_ns if os.path.exists(path) else 0
         return _opened(path, changed, self.weights, self.device)
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {"layer": self.layer, "granularity": self.readout, "batch_size": self.batch_size}
-
-    def _of_waveforms(self, model: EATModel, waveforms: list[Any]) -> dict[int, NDArray[np.float32]]:
-        rate = model.front_end.sample_rate
-        clips = [model._mono(torch.tensor(waveform), self.sample_rate) for waveform in waveforms]
-        long = [n for n, clip in enumerate(clips) if model.padded_frames(len(clip)) > model.encoder.max_frames]
-        short = sorted(set(range(len(clips))) - set(long))
-        found = {n: extract_recording(model, clips[n], **self._options).numpy() for n in long}
-        vectors = model.extract([clips[n] for n in short], rate, **self._options) if short else []
-        return found | {n: vector.float().cpu().numpy() for n, vector in zip(short, vectors, strict=True)}
-
-    def _of_files(self, model: EATModel, paths: list[str]) -> dict[int, NDArray[np.float32]]:
-        sources = [Source(path, path) for path in paths]
-        decoded = decode_ahead(model, sources, model.encoder.max_frames, False, self.num_workers)
-        found: dict[int, NDArray[np.float32]] = {}
-        for item in by_length(model, decoded, self.batch_size, None):
-            if isinstance(item, Batch):
-                clips = [torch.from_numpy(clip.waveform) for clip in item.items]
-                vectors = model.extract(clips, model.front_end.sample_rate, **self._options)
-                found |= {c.index: v.float().cpu().numpy() for c, v in zip(item.items, vectors, strict=True)}
-            elif item.problem is not None:
-                raise DataError(item.problem)
-            else:
-                found[item.index] = extract_recording(model, paths[item.index], **self._options).numpy()
-        return found
 
 
 @functools.lru_cache(maxsize=2)

@@ -60,13 +60,11 @@ def test_vectors_are_the_model_s_in_the_given_order(labelled, readout, width):
     np.testing.assert_allclose(arrays, found, atol=1e-5)
 
 
-def test_paths_come_in_lists_arrays_and_columns(labelled, tmp_path):
+def test_paths_come_in_lists_arrays_and_columns(labelled):
     paths = labelled[0][:4]
     expected = EATFeatures(CHECKPOINT).fit_transform(paths)
     for form in (np.array(paths), np.array(paths, object), np.array(paths, object)[:, None], tuple(paths)):
         np.testing.assert_allclose(EATFeatures(CHECKPOINT).fit_transform(form), expected, atol=1e-6)
-    workers = EATFeatures(CHECKPOINT, num_workers=1).fit_transform(paths)
-    np.testing.assert_allclose(workers, expected, atol=1e-6)
 
 
 def test_waveforms_of_all_shapes():
