@@ -30,6 +30,7 @@ GUIDES = (
     "README.md",
     "docs/first-hour.md",
     "docs/method.md",
+    "docs/bat.md",
     "docs/recipes.md",
     "docs/coming-from-the-published-code.md",
     "docs/stability.md",

@@ -226,6 +226,29 @@ def test_published_numbers(name: str) -> None:
     assert config.task.frequency_mask == config.task.time_mask
 
 
+PROBES = {
+    "probing_AS20K": (20000, 48, 500, 0.05, 1024, "asymmetric", 527),
+    "probing_ESC50": (4000, 48, 400, 0.2, 512, "cross_entropy", 50),
+    "probing_SPC12": (10000, 256, 1000, 0.05, 112, "cross_entropy", 12),
+    "probing_SPCv2": (10000, 256, 1000, 0.05, 112, "cross_entropy", 35),
+}
+"""Updates, batch, warm-up, weight decay, frames, loss and classes."""
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_the_published_protocol_of_probes(name: str) -> None:
+    config = OmegaConf.load(ROOT / "config" / f"{name}.yaml")
+    found = (
+        config.optimization.max_update, config.dataset.batch_size, config.lr_scheduler.warmup_updates,
+        config.optimizer.weight_decay, config.task.target_length, config.criterion.loss, config.model.num_classes,
+    )  # fmt: skip
+    assert found == PROBES[name]
+    assert (config.optimization.lr, config.lr_scheduler.min_lr, config.optimization.clip_norm) == ([1e-3], 1e-6, 0)
+    assert (config.optimizer.betas, config.optimizer.decayed) == ([0.9, 0.999], "weights")
+    assert (config.model.head, config.model.head_prototypes, config.model.head_dropout) == ("cgp", 10000, 0.2)
+    assert config.model.freeze_encoder and config.task.roll == (name == "probing_AS20K")
+
+
 @pytest.mark.parametrize("name", BAT)
 def test_bats_published_numbers(name: str) -> None:
     config = OmegaConf.load(ROOT / "config" / f"{name}.yaml")

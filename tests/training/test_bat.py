@@ -146,3 +146,25 @@ def test_a_model_is_not_given_spectrograms_it_never_heard(families: tuple[Path, 
     assert "was trained on task.spectrogram=decibels, but this run has log_mel; set task.spectrogram=" in run.output
     run = train("finetuning_BAT_ESC50", *common, "task.norm_mean=-4", expect=1)
     assert "normalises each clip by itself" in run.output and not (tmp_path / "run" / "checkpoint_last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("head", "start"), [("cgp", "bat_pretrain.pt"), ("attentive", "official_pretrain.pt")], ids=["cgp", "attentive"]
+)
+def test_a_probe_is_trained_on_a_frozen_encoder(
+    families: tuple[Path, int], tmp_path: Path, head: str, start: str
+) -> None:
+    data, classes = families
+    eat = ["task.spectrogram=log_mel", "task.norm_mean=-7", "task.norm_std=5"] if "official" in start else []
+    train(
+        "probing_ESC50", *FINE, f"task.data={data}", f"model.num_classes={classes}", f"checkpoint.save_dir={tmp_path}",
+        f"model.model_path={CONFORMANCE / start}", "task.target_length=128", f"model.head={head}",
+        "model.head_prototypes=16", *eat,
+    )  # fmt: skip
+    before, after = EAT.load(CONFORMANCE / start), EAT.load(tmp_path / "checkpoint_last.pt")
+    for name, value in before.encoder.state_dict().items():
+        assert torch.equal(after.encoder.state_dict()[name], value), name
+    groups = saved(tmp_path)["last_optimizer_state"]["param_groups"]
+    decayed = {"cgp": 1, "attentive": 3}[head]
+    assert sorted((group["weight_decay"], len(group["params"])) for group in groups)[-1] == (0.2, decayed)
+    assert after.scores(torch.randn(16000)).shape == (classes,)
