@@ -6,9 +6,11 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import DataError
 from .sources import Source
 
 Waveform = Tensor | NDArray[Any]
@@ -59,3 +61,28 @@ def files_of(sounds: Any) -> list[Source] | None:
 def as_numpy(values: Tensor) -> NDArray[np.float32]:
     """A tensor of any precision and device as a float32 array."""
     return values.detach().float().cpu().numpy()
+
+
+def told(value: Any) -> str:
+    """A value that should be another, short enough for a sentence."""
+    shown = isinstance(value, (str, bytes, int, float, os.PathLike)) or value is None
+    return f"{str(value)[:80]!r}" if shown else f"a {type(value).__name__}"
+
+
+def no_samples(value: Any) -> DataError:
+    """What to raise for something that is no waveform."""
+    return DataError(
+        f"{told(value)} holds no samples; give a waveform as numbers, as EAT.audio.recordings.read_audio(path) or "
+        "soundfile reads it."
+    )
+
+
+def as_samples(waveform: Any) -> Tensor:
+    """As a tensor. Raises DataError for what holds no real numbers."""
+    try:
+        values = torch.as_tensor(waveform)
+    except (TypeError, ValueError, RuntimeError):
+        raise no_samples(waveform) from None
+    if values.is_complex() or values.dtype == torch.bool:
+        raise no_samples(waveform)
+    return values
