@@ -14,6 +14,7 @@ BENCHMARKS = (
     ["scaling.py"],
     ["checkpoints.py"],
     ["train_step.py"],
+    ["family.py"],
 )
 
 

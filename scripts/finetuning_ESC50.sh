@@ -7,6 +7,7 @@
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+CONFIG=${CONFIG:-finetuning_ESC50}           # or finetuning_BAT_ESC50
 DATA=${DATA:-data/esc50}                     # folder that EAT.prepare esc50 wrote: fold1 ... fold5
 CHECKPOINT=${CHECKPOINT:-checkpoints/pretraining_AS2M/checkpoint_last.pt} # to start from
 SAVE=${SAVE:-checkpoints/finetuning_ESC50}   # a folder for each fold
@@ -17,7 +18,7 @@ PYTHON=${PYTHON:-python}
 
 results=()
 for fold in $FOLDS; do
-    fairseq-hydra-train --config-dir "$ROOT/config" --config-name finetuning_ESC50 \
+    fairseq-hydra-train --config-dir "$ROOT/config" --config-name "$CONFIG" \
         common.user_dir="$ROOT/EAT" task.data="$DATA/fold$fold" model.model_path="$CHECKPOINT" \
         checkpoint.save_dir="$SAVE/fold$fold" \
         distributed_training.distributed_world_size="$DEVICES" dataset.batch_size="$BATCH" "$@"

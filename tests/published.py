@@ -20,12 +20,10 @@ RENAMED = {
 }
 """What formats.md calls a tensor, and what we call it: written down here apart from the package's own mapping."""
 
+SIZES: dict[str, Any] = {"embed_dim": 64, "depth": 3, "num_heads": 4, "decoder_layers": 2, "decoder_width": 64}
+"""Of the published-layout checkpoints among the conformance data."""
 SETTINGS: dict[str, Any] = {
-    "embed_dim": 64,
-    "depth": 3,
-    "num_heads": 4,
-    "decoder_layers": 2,
-    "decoder_width": 64,
+    **SIZES,
     "decoder_noise": 0.0,
     "ema_decay": 0.9,
     "ema_end_decay": 0.99,

@@ -17,28 +17,36 @@ import pytest
 import soundfile
 from omegaconf import OmegaConf
 
+from EAT.__main__ import SUBCOMMANDS
 from EAT.audio.recordings import read_audio
 from EAT.commands.doctor.machine import EXTRAS
 from EAT.training.clip_task import ClipTaskConfig
 
 from .conftest import CLIPS, CONFORMANCE, ROOT
+from .published import SIZES
 from .tiny import NETWORK, ON_A_CPU, model
 
 GUIDES = (
     "README.md",
     "docs/first-hour.md",
     "docs/method.md",
+    "docs/bat.md",
     "docs/recipes.md",
     "docs/coming-from-the-published-code.md",
     "docs/stability.md",
     "docs/learning.md",
+    "docs/science.md",
+    "docs/family.md",
+    "docs/further-pretraining.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/data.md",
     "docs/scaling.md",
+    "docs/gpu.md",
     "docs/troubleshooting.md",
     "docs/dependencies.md",
     "docs/weights.md",
+    "docs/python.md",
     "feature_extract/README.md",
     "config/run_config/README.md",
     "CONTRIBUTING.md",
@@ -61,9 +69,12 @@ MADE = {
         "checkpoints/finetuning_folder/checkpoint_best.pt",
         "checkpoints/mine/checkpoint_last.pt",
         "checkpoints/pretraining_AS2M/checkpoint_last.pt",
+        "checkpoints/sslam/checkpoint_last.pt",
         "checkpoints/two/checkpoint_last.pt",
     ],
     "docs/weights.md": ["sounds/model.safetensors", "sounds/README.md"],
+    "docs/family.md": ["checkpoints/eat_goes_on/checkpoint_last.pt"],
+    "docs/further-pretraining.md": ["checkpoints/further/checkpoint_last.pt"],
     "feature_extract/README.md": ["features/drum", "street.png", "EAT-base-hf/model.safetensors", "eat.onnx"],
 }
 """Some of what the commands must leave behind."""
@@ -72,6 +83,7 @@ TINY = {
     "": f"{' '.join(ON_A_CPU)} task.target_length=128 "
     "dataset.batch_size=4 lr_scheduler.warmup_updates=1 optimization.max_update=3 optimization.update_freq=[1]",
     "pretraining": " ".join(model(NETWORK)),
+    "further": " ".join(model(SIZES)),
     "finetuning": "",
 }
 """Overrides, by the start of a recipe's name, that make a run of seconds out of it."""
@@ -80,7 +92,10 @@ SHIMS = {
     # Training as it stands, only small; on one device unless the command starts its processes itself.
     "fairseq-hydra-train": """
 size="{common}"
-case "$*" in *"config-name pretraining"*) size="$size {pretraining}" ;; esac
+case "$*" in
+    *"config-name pretraining"*model.model_path=*) size="$size {further}" ;;
+    *"config-name pretraining"*) size="$size {pretraining}" ;;
+esac
 case "$*" in *distributed_no_spawn=true*) ;; *) size="$size distributed_training.distributed_world_size=1" ;; esac
 exec "{bin}/fairseq-hydra-train" "$@" $size
 """,
@@ -164,7 +179,8 @@ def environment(sandbox: Path) -> dict[str, str]:
     shims.mkdir(exist_ok=True)
     for name, text in SHIMS.items():
         (shims / name).write_text(
-            "#!/usr/bin/env bash" + text.format(bin=folder, common=TINY[""], pretraining=TINY["pretraining"])
+            "#!/usr/bin/env bash"
+            + text.format(bin=folder, common=TINY[""], pretraining=TINY["pretraining"], further=TINY["further"])
         )
         (shims / name).chmod(0o755)
     return {
@@ -234,6 +250,10 @@ def test_commands_in_the_text_are_understood(guide: str) -> None:
             assert (ROOT / words[1]).is_file(), code
         elif words[:1] == ["fairseq-hydra-train"] and len(words) > 1:
             check_training(words[1:], code)
+        elif words[:2] == ["eat", "train"] and len(words) > 2:
+            check_training(words[2:], code)
+        elif words[:1] == ["eat"] and len(words) > 1 and words[1] not in ("X", "train"):
+            check_module(SUBCOMMANDS[words[1]], words[2:])
         elif words[:2] == ["pip", "install"]:
             for extra in re.findall(r"\[([\w,]+)\]", code):
                 assert f'"{extra}": [' in (ROOT / "setup.py").read_text() or extra in ("all", "NAME"), code
@@ -247,7 +267,7 @@ def check_module(module: str, arguments: list[str]) -> None:
     assert found is not None, f"python -m {name} does not exist"
     if arguments:
         command = importlib.import_module(f"{name}.__main__" if found.submodule_search_locations else name)
-        if len(arguments) == 1 and arguments[0].isidentifier():
+        if len(arguments) == 1 and arguments[0].isidentifier() and name != "EAT.commands.completion":
             arguments = [*arguments, "--help"]  # a sub-command that is only mentioned
         try:
             command.parser().parse_args(arguments)
@@ -291,7 +311,7 @@ def test_settings_exist(guide: str) -> None:
     for code in inline_code(guide):
         found = re.match(rf"((?:{groups})\.[a-z_0-9.]+)(?:=|$)", code)
         if found and found[1] not in ("model.safetensors", "model.dept") and not found[1].endswith("()"):
-            python = re.match(r"model\.(extract|scores|logits|half|compile|train)", found[1])
+            python = re.match(r"model\.(extract|frames|predict|labels|scores|logits|half|compile|train)", found[1])
             assert python or any(_has(config, found[1]) for config in recipes), f"{found[1]} is no setting"
 
 

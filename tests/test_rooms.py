@@ -13,12 +13,12 @@ from EAT.moved import MOVED
 from .conftest import ROOT
 
 FLOORS = {
-    **dict.fromkeys(("errors", "files", "progress", "system", "moved"), 0),
+    **dict.fromkeys(("errors", "files", "progress", "system", "moved", "recipes"), 0),
     "audio": 1,
     "network": 2,
     **dict.fromkeys(("checkpoint", "data"), 3),
     "inference": 4,
-    **dict.fromkeys(("training", "pictures"), 5),
+    **dict.fromkeys(("training", "pictures", "interfaces", "comparison"), 5),
     "commands": 6,
     "tasks": 7,
     "models": 7,
@@ -26,14 +26,17 @@ FLOORS = {
 DOORS = {
     "__init__",
     "__main__",
+    "bench",
     "convert",
     "doctor",
     "evaluate",
     "export",
+    "extract",
     "plot",
     "predict",
     "prepare",
     "probe",
+    "serve",
     "train",
     "weights",
 }

@@ -14,7 +14,7 @@ import re
 import stat
 from collections.abc import Callable
 from functools import lru_cache
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from ..errors import DataError
 from . import mp3
-from .resampling import SAMPLE_RATE, SINC, Resampler
+from .lengths import check_length
+from .resampling import MAX_RATE, MIN_RATE, SAMPLE_RATE, SINC, Resampler
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au")
 """File names that a search of a folder takes for recordings."""
 
-MIN_RATE, MAX_RATE = 1_000, 768_000
 MAX_CHANNELS = 256
 MIN_SECONDS = 0.01
 """The shortest clip that counts as one."""
@@ -45,6 +45,8 @@ BLOCK_VALUES = 2**22
 """Values, over all channels, that are decoded before channels are averaged: 16 MiB."""
 SLACK_FRAMES = 2304
 """Samples by which a recording may end before its header says: two frames of mp3, whose headers count whole frames."""
+HDF5_ERRORS = (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, AttributeError)
+"""What h5py raises for a damaged file: whatever it stumbles over, in a link, a table or an attribute."""
 
 _STORED = re.compile(
     r"^(?P<archive>.*\.zip):(?P<offset>\d{1,18}):(?P<length>\d{1,18})$", re.IGNORECASE | re.DOTALL | re.ASCII
@@ -64,6 +66,35 @@ class Recording(NamedTuple):
     close: Callable[[], Any]
 
 
+def refuse_special(source: str) -> None:
+    """Raise DataError for what only looks like a file: opening a pipe waits for ever, a device never ends."""
+    try:
+        mode = os.stat(source).st_mode
+    except (OSError, ValueError):
+        return  # whoever opens it says why it cannot
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{source} is a pipe, a socket or a device; give a file.")
+
+
+class Held(str):
+    """A recording in memory, that can stand wherever a path does: its name, which errors say, and its file's bytes.
+
+    Args:
+        name: what errors call it; nothing is opened by that name.
+        content: a file in any format that is read.
+        check: called before every part that is read; what it raises ends the reading.
+    """
+
+    content: bytes
+    check: Callable[[], None]
+
+    def __new__(cls, name: str, content: bytes, check: Callable[[], None] = lambda: None) -> Held:
+        """A string that holds more."""
+        held = super().__new__(cls, name)
+        held.content, held.check = content, check
+        return held
+
+
 class _Sound(soundfile.SoundFile):
     """A file that is read on from where the last read ended.
 
@@ -77,51 +108,6 @@ class _Sound(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return False
-
-
-_SHORT = re.compile(
-    r"^\s*(?:data|SSND|BODY|Data Size|(?P<whole>riff|Riff size))\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE
-)
-_STREAMED, _STREAMED_64 = 0x7FFF0000, 1 << 62
-"""Bytes from which on a header's number stands for "unknown", as programs write it that write to a pipe: of 32 bits,
-and of the 64 that w64 and rf64 have for the whole file."""
-_JUNK = re.compile(r"^Ogg ?: Junk after the last page", re.MULTILINE)
-_UNFINISHED = re.compile(r"^Ogg ?: Last page lacks an end-of-stream bit", re.MULTILINE)
-"""What is noted of an Ogg stream, Vorbis or Opus, that ends inside a page, or has something behind its pages."""
-_LARGEST_PAGE = 27 + 255 + 255 * 255
-
-
-def _ends_inside_page(file: IO[bytes]) -> bool:
-    """Whether the last page of an Ogg stream has fewer bytes than its header states (RFC 3533, section 6)."""
-    file.seek(max(0, file.seek(0, os.SEEK_END) - _LARGEST_PAGE))
-    content = file.read()
-    page = content[max(0, content.rfind(b"OggS")) :]
-    return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
-
-
-def _check_length(source: str, content: str | bytes, sound: soundfile.SoundFile) -> None:
-    """Raise DataError where the file ends before the audio that its header states; libsndfile only makes a note."""
-    notes = sound.extra_info
-    short = _SHORT.search(notes)
-    if short:
-        stated, held = int(short[2]), int(short[3])
-        if held + 16 < stated < (_STREAMED_64 if short["whole"] else _STREAMED):
-            what = "bytes" if short["whole"] else "bytes of audio"
-            raise DataError(f"{source} is cut short: its header states {stated:,} {what}, it holds {held:,}.")
-    if _JUNK.search(notes):
-        with mp3.opened(content) as file:
-            if _UNFINISHED.search(notes) or _ends_inside_page(file):
-                raise DataError(f"{source} is cut short: it ends inside a page of its Ogg stream.")
-
-
-def _check_kind(source: str) -> None:
-    """Raise DataError for what only looks like a file: opening a pipe waits for ever, a device never ends."""
-    try:
-        mode = os.stat(source).st_mode
-    except (OSError, ValueError):
-        return  # whoever opens it says why it cannot
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise DataError(f"{source} is a pipe, a socket or a device; give a file.")
 
 
 def _open_file(source: str, content: str | bytes) -> Recording:
@@ -142,7 +128,7 @@ def _open_file(source: str, content: str | bytes) -> Recording:
     frames, opened = sound.frames, contextlib.ExitStack()
     opened.callback(sound.close)
     try:
-        _check_length(source, content, sound)
+        check_length(source, content, sound)
         counted = mp3.counted(source, content, frames, _Sound) if sound.format == "MP3" else None
         if counted is not None:
             endless = opened.enter_context(contextlib.closing(mp3.endless(content)))
@@ -167,8 +153,18 @@ def _open_file(source: str, content: str | bytes) -> Recording:
     return Recording(frames, sound.samplerate, sound.channels, read, opened.close)
 
 
+def _open_held(source: Held) -> Recording:
+    recording = _open_file(source, source.content)
+
+    def read(start: int, count: int) -> np.ndarray:
+        source.check()
+        return recording.read(start, count)
+
+    return recording._replace(read=read)
+
+
 @lru_cache(maxsize=32)
-def _hdf5_pack(path: str, process: int) -> Any:
+def _hdf5_pack(path: str, process: int, file: tuple[int, ...]) -> Any:
     try:
         import h5py
     except ImportError:
@@ -204,13 +200,18 @@ def _read_member(archive_path: str, offset: int, length: int) -> bytes:
 def _open_packed(source: str, pack: str, key: str) -> Recording:
     try:
         return _open_data_set(source, pack, key)
-    except (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, AttributeError) as error:
-        # Of a damaged pack: whatever HDF5 stumbles over, in a link, a table or an attribute.
-        raise DataError(f"{source} cannot be read from its pack ({' '.join(str(error).split())[:200]}).") from None
+    except HDF5_ERRORS as error:
+        raise DataError(_unreadable(source, error)) from None
+
+
+def _unreadable(source: str, error: Exception) -> str:
+    return f"{source} cannot be read from its pack ({' '.join(str(error).split())[:200]})."
 
 
 def _open_data_set(source: str, pack: str, key: str) -> Recording:
-    file = _hdf5_pack(pack, os.getpid())  # a handle must not be shared with a forked worker
+    status = os.stat(pack) if os.path.exists(pack) else None
+    which = (status.st_ino, status.st_size, status.st_mtime_ns) if status else ()  # another file may take its place
+    file = _hdf5_pack(pack, os.getpid(), which)  # a handle must not be shared with a forked worker
     from h5py import Dataset
 
     data = file.get(key)
@@ -225,7 +226,10 @@ def _open_data_set(source: str, pack: str, key: str) -> Recording:
     scale = 1.0 / 2 ** (8 * data.dtype.itemsize - 1) if data.dtype.kind == "i" else 1.0
 
     def read(start: int, count: int) -> np.ndarray:
-        part = np.asarray(data[start : start + count])
+        try:
+            part = np.asarray(data[start : start + count])
+        except HDF5_ERRORS as error:
+            raise DataError(_unreadable(source, error)) from None
         return part.reshape(len(part), -1).astype(np.float32) * np.float32(scale)
 
     try:
@@ -242,14 +246,17 @@ def file_of(source: str) -> str:
 
 
 def open_recording(source: str) -> Recording:
-    """Open a recording by path or container address.
+    """Open a recording by path or container address, or one in memory (:class:`Held`).
 
     Raises:
         DataError: where there is no such recording, it is not audio, or its header is absurd.
     """
-    _check_kind(file_of(source))
     stored, packed = _STORED.match(source), _PACKED.match(source)
-    if stored:
+    if not isinstance(source, Held):
+        refuse_special(file_of(source))
+    if isinstance(source, Held):
+        recording = _open_held(source)
+    elif stored:
         content = _read_member(stored["archive"], int(stored["offset"]), int(stored["length"]))
         recording = _open_file(source, content)
     elif packed:

@@ -25,7 +25,8 @@ def complete(contents: Contents) -> Contents:
         return contents
     tensors, initialised = dict(contents.tensors), list(contents.initialised)
     if not contents.part(DECODER):
-        settings = replace(settings, decoder_width=settings.embed_dim, decoder_groups=math.gcd(settings.embed_dim, 16))
+        width, heads = settings.embed_dim, settings.num_heads
+        settings = replace(settings, decoder_width=width, decoder_groups=math.gcd(width, 16), decoder_heads=heads)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             decoder = DECODERS[settings.decoder](settings)

@@ -1,6 +1,7 @@
 """Opening a checkpoint of any format, and writing one. :data:`FORMATS` has them.
 
-A format is a module with ``recognises(opened)``, ``read(opened) -> Contents`` and ``write(contents, path)``.
+A format is a module with ``recognises(opened)``, ``read(opened) -> Contents`` and ``write(contents, path)``; where it
+has no place for some choices, ``HOLDS`` has those that it can hold.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from types import ModuleType
 
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..network.front_end import FrontEnd
-from ..network.settings import PretrainingSettings, choose
-from . import eat, huggingface, published_eat
+from ..errors import CheckpointError, ConfigError
+from ..network.settings import choose
+from . import bat, bat_huggingface, eat, huggingface, published_eat
 from .completing import without_initialised
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Checkpoint, Contents
 from .hub import locate
@@ -22,7 +22,14 @@ from .names import with_prefix
 from .safe import open_checkpoint
 from .shapes import check_finite, extend_positions
 
-FORMATS: dict[str, ModuleType] = {"eat": eat, "published": published_eat, "huggingface": huggingface}
+FORMATS: dict[str, ModuleType] = {
+    "eat": eat,
+    "published": published_eat,
+    "bat": bat,
+    "bat_huggingface": bat_huggingface,
+    "huggingface": huggingface,
+}
+"""In the order in which they are asked whether a file is theirs."""
 WEIGHTS = ("student", "teacher")
 
 
@@ -35,10 +42,13 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
     opened = open_checkpoint(locate(path))
     for file_format in FORMATS.values():
         if file_format.recognises(opened):
-            return file_format.read(opened)
+            try:
+                return file_format.read(opened)
+            except ConfigError as error:
+                raise CheckpointError(f"{path} cannot be used: {error}") from None
     raise CheckpointError(
         f"{path} is no checkpoint of an EAT model: neither one of this package, nor a published fairseq one, nor a "
-        "Hugging Face one."
+        "Hugging Face one, nor one of BAT's."
     )
 
 
@@ -58,18 +68,16 @@ def write_checkpoint(contents: Contents, path: str, file_format: str) -> Content
         ConfigError: for another format.
     """
     writer = choose(FORMATS, file_format, "the format")
-    if file_format != "eat":
-        _check_published(contents, file_format)
+    _check_held(contents, file_format)
     return writer.write(without_initialised(contents), path)
 
 
-def _check_published(contents: Contents, file_format: str) -> None:
-    """Raise CheckpointError where a model has parts that the published formats have no names for."""
-    published, settings = PretrainingSettings(), vars(contents.settings)
-    parts = [name for name in ("attention", "positions", "decoder") if name in settings]
-    other = [f"{name}={settings[name]}" for name in parts if settings[name] != getattr(published, name)]
-    if contents.front_end is not None and type(contents.front_end) is not FrontEnd:
-        other.append(f"spectrogram={contents.front_end.name}")
+def _check_held(contents: Contents, file_format: str) -> None:
+    """Raise CheckpointError where a model has parts that the format has no place for."""
+    end = contents.front_end
+    chosen = {**vars(contents.settings), **({} if end is None else {"spectrogram": end.name})}
+    held: dict[str, tuple[object, ...]] = getattr(FORMATS[file_format], "HOLDS", {})
+    other = [f"{name}={chosen[name]}" for name, values in held.items() if name in chosen and chosen[name] not in values]
     if other:
         raise CheckpointError(f"the format {file_format} cannot hold {', '.join(other)}; keep this model as 'eat'.")
 

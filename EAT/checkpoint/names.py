@@ -23,8 +23,39 @@ HUGGINGFACE_ENCODER = {
     "norm.weight": "model.pre_norm.weight",
     "norm.bias": "model.pre_norm.bias",
 }
+BAT_ENCODER = {
+    "cls_token": "cls_token",
+    "patches.projection.weight": "patch_embed.proj.weight",
+    "patches.projection.bias": "patch_embed.proj.bias",
+    "positions.table": "pos_embed",
+    "norm.weight": "pre_norm.weight",
+    "norm.bias": "pre_norm.bias",
+}
+BAT_DECODER = {
+    "mask_token": "mask_token",
+    "positions": "pos_embed",
+    "input.weight": "in_proj.weight",
+    "projection.weight": "out_proj.weight",
+}
+_NORM = {"norm.weight": "ln.weight", "norm.bias": "ln.bias"}
+_MIX = {"head.layers": "block_attention", "head.fc.weight": "fc.weight", "head.fc.bias": "fc.bias"}
+BAT_HEADS = {
+    "linear": {**_NORM, "head.weight": "fc.weight", "head.bias": "fc.bias"},
+    "lcgp": {**{f"head.{own}": theirs for own, theirs in _NORM.items()}, **_MIX},
+    "cgp": {"head.prototypes": "prototype_vectors", **_MIX},
+}
+"""Tensors of heads by kind, below ``head.``."""
 BLOCKS = "blocks."
 """Tensors of the blocks are called alike everywhere."""
+HOLDS = {
+    "attention": ("softmax",),
+    "positions": ("sine_cosine",),
+    "time_patches": (768,),
+    "decoder": ("convolution",),
+    "head": ("linear",),
+    "spectrogram": ("log_mel",),
+}
+"""What a model must be made of to be written in EAT's published formats."""
 HEAD = {
     "norm.weight": "fc_norm.weight",
     "norm.bias": "fc_norm.bias",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError
 from ..files import replacing
 from ..network.front_end import FrontEnd
 from .contents import ENCODER, Contents
 from .formats import write_checkpoint
 from .hub import CARD_NAME, hub_library
-from .safe import CONFIG_NAME, read_json, write_json
 
 CARD = """{front_matter}
 # {title}
@@ -44,35 +42,24 @@ What it was trained on, how well it does and on what that was measured, and what
 """
 
 
-def write_folder(
-    contents: Contents, folder: Path, name: str, labels: Sequence[str] | None = None, licence: str | None = None
-) -> None:
+def write_folder(contents: Contents, folder: Path, name: str, licence: str | None = None) -> None:
     """Write ``model.safetensors``, ``config.json`` with ``id2label``, and a model card that says what can be known.
 
     Args:
         contents: the checkpoint.
         folder: where to; a model card that is there already is kept.
         name: ``owner/name``, for the card.
-        labels: names of the classes of a fine-tuned model, in order; None: what the checkpoint says, or none.
         licence: identifier of the licence, for the card; None states none.
 
     Raises:
         CheckpointError: for a model that the format cannot hold, or a folder that cannot be written.
-        ConfigError: for names that are not as many as the classes, or any for a model that was not fine-tuned.
     """
-    classes = getattr(contents.settings, "num_classes", None)
-    if labels is not None and len(labels) != (classes or 0):
-        raise ConfigError(f"{len(labels)} class names are given, but {name} has {classes or 'no'} classes.")
     hub = hub_library(name)
     write_checkpoint(contents, str(folder), "huggingface")
-    if labels is not None:
-        config = read_json(folder / CONFIG_NAME)
-        config["id2label"] = {str(index): label for index, label in enumerate(labels)}
-        config["label2id"] = {label: index for index, label in enumerate(labels)}
-        write_json(folder / CONFIG_NAME, config)
     card = folder / CARD_NAME
     if card.exists():
         return
+    classes = getattr(contents.settings, "num_classes", None)
     settings, front_end = contents.settings, contents.front_end or FrontEnd(1024)
     data = hub.ModelCardData(
         license=licence,

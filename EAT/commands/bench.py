@@ -15,11 +15,11 @@ from ..errors import ConfigError, EATError
 from ..inference.readouts import READOUTS
 from ..pictures.compute import draw_compute
 from ..pictures.style import check_kind, save
+from ..recipes import FOLDER
 from ..system import usable_cores
 from .command_line import described, exit_status
 
 RECIPES = Path(__file__).parents[2] / "benchmarks" / "science" / "recipes.yaml"
-CONFIG = Path(__file__).parents[2] / "config"
 EXAMPLES = """
 python -m EAT.bench --corpus corpus/ --work bench/ --results runs.jsonl
 python -m EAT.bench --corpus corpus/ --work bench/ --results runs.jsonl --size standard --only eat,slow_teacher
@@ -84,10 +84,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.table:
         data, tasks = sources(args)
         only = args.only.split(",") if args.only else None
-        planned = with_controls(bench, plans(bench, args.size, CONFIG, only))
+        planned = with_controls(bench, plans(bench, args.size, FOLDER, only))
         folders = {name: folder.resolve() for name, folder in tasks.items()}
         for done in carry_out_all(
-            planned, CONFIG, data.resolve(), folders, args.work.resolve(), args.results, args.jobs, args.keep
+            planned, FOLDER, data.resolve(), folders, args.work.resolve(), args.results, args.jobs, args.keep
         ):
             if isinstance(done, EATError):
                 failed += 1

@@ -1,4 +1,4 @@
-"""``python -m EAT.convert SRC DST``: a checkpoint from any of the three formats to any other."""
+"""``python -m EAT.convert SRC DST``: a checkpoint from any format to any other that can hold it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def convert(source: str, destination: str, file_format: str | None = None, weigh
     Args:
         source: a checkpoint of any format.
         destination: the file or folder to write.
-        file_format: ``eat``, ``published`` or ``huggingface``. None follows from ``destination``: a folder or a name
-            that ends in ``.safetensors`` is ``huggingface``; a ``.pt`` file is ``eat``, or ``published`` if the source
-            is ``eat``.
+        file_format: ``eat``, ``published``, ``huggingface``, ``bat`` or ``bat_huggingface``. None follows from
+            ``destination``: a folder or a name that ends in ``.safetensors`` is in the Hugging Face format of EAT or
+            BAT; a ``.pt`` file is ``eat``, or ``published`` or ``bat`` if the source is ``eat``.
         weights: keep this encoder alone, the ``student``'s or the ``teacher``'s, without decoder and teacher. None
             keeps everything.
 
@@ -34,24 +34,25 @@ def convert(source: str, destination: str, file_format: str | None = None, weigh
         ConfigError: for a format or weights that do not exist, or a destination that is the source.
     """
     source = locate(source)
-    if os.path.exists(destination) and os.path.samefile(source, destination):
+    if os.path.exists(source) and os.path.exists(destination) and os.path.samefile(source, destination):
         raise ConfigError(f"{destination} is the source itself; give another destination.")
     contents = keep_encoder(source, read_contents(source), weights)
     return write_checkpoint(contents, destination, file_format or _guess_format(contents, destination))
 
 
 def _guess_format(contents: Contents, destination: str) -> str:
-    if destination.endswith((".safetensors", "/")) or os.path.isdir(destination):
-        return "huggingface"
-    if not os.path.splitext(destination)[1]:
-        return "huggingface"
-    return "published" if contents.format == "eat" else "eat"
+    bat = contents.settings.positions == "bat"
+    safetensors = destination.endswith((".safetensors", "/")) or os.path.isdir(destination)
+    if safetensors or not os.path.splitext(destination)[1]:
+        return "bat_huggingface" if bat else "huggingface"
+    return "eat" if contents.format != "eat" else "bat" if bat else "published"
 
 
 EXAMPLES = """
 python -m EAT.convert EAT-base.pt EAT-base-hf --to huggingface
 python -m EAT.convert EAT-base-hf EAT-base.pt --to published
 python -m EAT.convert checkpoint_last.pt teacher.safetensors --weights teacher
+python -m EAT.convert BAT-pretrained.pt BAT-hf --to bat_huggingface
 """
 
 
@@ -59,15 +60,17 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = described(
         argparse.ArgumentParser(prog="python -m EAT.convert"),
-        "A checkpoint from any of the three formats (ours, published fairseq, Hugging Face) to any other.",
+        "A checkpoint from any format (ours, EAT's published fairseq and Hugging Face ones, BAT's) to any other that "
+        "can hold it.",
         EXAMPLES,
     )
     add = top.add_argument
-    add("source", metavar="SRC", help="a checkpoint: one of ours, a published fairseq one, or a "
+    add("source", metavar="SRC", help="a checkpoint: one of ours, a published fairseq one, one of BAT's, or a "
         "Hugging Face folder or .safetensors file")  # fmt: skip
     add("destination", metavar="DST", help="file or folder to write")
     add("--to", choices=tuple(FORMATS), help="format to write; by default a folder or .safetensors is "
-        "huggingface, and a .pt file is eat (published, if SRC is eat)")  # fmt: skip
+        "huggingface, and a .pt file is eat (published, if SRC is eat); of a BAT model bat_huggingface, and "
+        "eat (bat, if SRC is eat)")  # fmt: skip
     add("--weights", choices=WEIGHTS, help="write this encoder alone, without decoder and teacher; by "
         "default everything is kept")  # fmt: skip
     return top

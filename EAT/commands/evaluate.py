@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     add_flags(top, *LABELLED)
     top.add_argument("--split", default="eval", help="which split (default eval)")
     top.add_argument("--report", type=Path, metavar="FOLDER", help="write report.html and tables there")
+    add_flags(top, "--sounds")
     return top
 
 
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{evaluation.unreadable:,} clips could not be read and are left out", file=sys.stderr)
     if args.report:
         write_tables(args.report, evaluation, args.checkpoint)
-        print(f"report -> {write_report(args.report, evaluation, args.checkpoint)}")
+        print(f"report -> {write_report(args.report, evaluation, args.checkpoint, args.sounds)}")
     return status(args, evaluation.unreadable, len(evaluation.manifest))
 
 

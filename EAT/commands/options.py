@@ -13,6 +13,7 @@ import torch
 from ..checkpoint.formats import WEIGHTS
 from ..errors import ConfigError
 from ..inference.model import EATModel, load
+from ..pictures.listening import SOUNDS
 from ..system import available_memory, default_workers, keep_freed_memory
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -77,6 +78,10 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--labels": {
         "type": Path, "metavar": "CSV", "help": "by default label_descriptors.csv in the data folder",
+    },
+    "--sounds": {
+        "type": int, "default": SOUNDS, "metavar": "N",
+        "help": f"clips whose sound a page holds, some 50 kB each for 10 s (default {SOUNDS})",
     },
     "--task": {
         "choices": ("auto", SEVERAL_LABELS, ONE_LABEL), "default": "auto",

@@ -20,7 +20,8 @@ EXAMPLES = {
     "audioset": "python -m EAT.prepare audioset clips/ prepared/ --train-segments balanced_train_segments.csv "
     "--eval-segments eval_segments.csv",
     "esc50": "python -m EAT.prepare esc50 ESC-50-master/ prepared/",
-    "speech_commands": "python -m EAT.prepare speech_commands speech_commands_v0.02/ prepared/",
+    "speech_commands": "python -m EAT.prepare speech_commands speech_commands_v0.02/ prepared/\n"
+    "python -m EAT.prepare speech_commands speech_commands_v0.02/ prepared12/ --classes 12",
     "folder": "python -m EAT.prepare folder recordings/ prepared/ --eval 0.2\n"
     "python -m EAT.prepare folder recordings/ prepared/ --labels table.csv\n"
     "python -m EAT.prepare folder recordings/ prepared/ --unlabelled",

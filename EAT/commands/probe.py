@@ -18,9 +18,12 @@ from ..data.manifest import Manifest
 from ..errors import ConfigError, DataError
 from ..files import replacing
 from ..inference.evaluation import have_several, one_hot
+from ..inference.head_training import NAMES, HeadTraining, measure_heads, train_heads
 from ..inference.model import EATModel
 from ..inference.probe_features import POOLINGS, cached_features, content_hash, untrained
-from ..inference.probes import Features, ProbeResult, check_settings, probe, probe_mix
+from ..inference.probes import Features, ProbeResult, check_settings, metric, probe, probe_mix
+from ..pictures.layer_weights import draw_layer_weights
+from ..pictures.style import check_kind, save
 from ..progress import progress
 from .command_line import described, exit_status
 from .options import LABELLED, add_flags, multi_label, open_model, status
@@ -30,6 +33,7 @@ EXAMPLES = """
 python -m EAT.probe --data prepared --checkpoint checkpoints/pretraining_demo/checkpoint_last.pt
 python -m EAT.probe --data prepared --checkpoint EAT-base.pt --layers 0,6,12 --pooling both --output layers.csv
 python -m EAT.probe --data prepared --checkpoint EAT-base.pt --untrained
+python -m EAT.probe --data prepared --checkpoint BAT-hf --heads cgp,lcgp,attentive,linear --picture layers.png
 """
 
 
@@ -47,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     top = described(
         argparse.ArgumentParser(prog="python -m EAT.probe"),
         "Measure how good a model's frozen features are: nearest neighbours and a linear classifier on each layer, "
-        "and on a learned mix of all of them.",
+        "and on a learned mix of all of them; with --heads, trained heads on every layer's patches too.",
         EXAMPLES,
     )
     add_flags(top, *LABELLED)
@@ -65,6 +69,15 @@ def parser() -> argparse.ArgumentParser:
         help="weight of the linear classifier's squared norm (default 1)")  # fmt: skip
     add("--seed", type=int, default=1, help="of the mix, and of an untrained encoder (default 1)")
     add("--untrained", action="store_true", help="probe an encoder of the checkpoint's sizes that was never trained")
+    add("--heads", type=lambda text: tuple(text.split(",")), default=(), metavar="NAMES",
+        help=f"heads to train on frozen features too, with commas between them: {', '.join(NAMES)}; cgp is BAT's "
+        "convex gated probe, whose published form has --pooling cls. Quick; config/probing_*.yaml has the published "
+        "protocols")  # fmt: skip
+    add("--updates", type=int, default=HeadTraining.updates, metavar="N",
+        help=f"updates of each head (default {HeadTraining.updates})")  # fmt: skip
+    add("--prototypes", type=int, default=HeadTraining.prototypes, metavar="K",
+        help=f"prototypes of cgp (default {HeadTraining.prototypes}; published 10000)")  # fmt: skip
+    add("--picture", type=Path, metavar="FILE", help="draw the heads' weights of the layers, .png or .svg")
     add("--cache", type=Path, metavar="FOLDER", help="where features are kept (default: features in the data folder)")
     add("--output", type=Path, metavar="CSV", help="also write the table there")
     return top
@@ -81,6 +94,13 @@ def choose_layers(text: str, model: EATModel) -> tuple[int, ...]:
     return tuple(sorted(set(model.layer_numbers(numbers))))
 
 
+def weights_key(args: argparse.Namespace, model: EATModel) -> str:
+    """What stands for the weights, in names of what is kept."""
+    return (
+        f"untrained {args.seed} {model.encoder.settings}" if args.untrained else content_hash(locate(args.checkpoint))
+    )
+
+
 def open_splits(args: argparse.Namespace, model: EATModel) -> tuple[list[Split], int, bool]:
     """Features and truth of both splits, how many classes there are, and whether clips may have several labels."""
     labels = read_descriptors(args.labels or args.data / DESCRIPTORS)
@@ -93,7 +113,7 @@ def open_splits(args: argparse.Namespace, model: EATModel) -> tuple[list[Split],
     front_end = model.front_end
     if args.target_length is not None:
         front_end = replace(front_end, target_length=args.target_length)
-    key = f"untrained {args.seed} {model.encoder.settings}" if args.untrained else content_hash(locate(args.checkpoint))
+    key = weights_key(args, model)
     cache = args.cache or args.data / "features"
     splits = []
     for name, manifest, truth in zip(names, manifests, truths, strict=True):
@@ -122,18 +142,53 @@ def print_table(results: dict[str, ProbeResult], weights: dict[str, float], unit
         print(f"{layer:>6}  {'  '.join(f'{cell:>11}' for cell in cells)}   {weight}".rstrip())
 
 
-def write_table(path: Path, results: dict[str, ProbeResult], weights: dict[str, float], unit: str) -> None:
-    """The same as CSV."""
+def train_and_measure(
+    args: argparse.Namespace, model: EATModel, classes: int, several: bool
+) -> dict[str, tuple[float, np.ndarray]]:
+    """Each trained head's metric on the evaluation split, and its weights of the layers."""
+    if not args.heads:
+        return {}
+    labels = read_descriptors(args.labels or args.data / DESCRIPTORS)
+    front_end = model.front_end
+    if args.target_length is not None:
+        front_end = replace(front_end, target_length=args.target_length)
+    train, evaluation = (Manifest(args.data / f"{name}.tsv") for name in (args.train_split, args.eval_split))
+    truth = [
+        one_hot(read_lbl(args.data / f"{name}.lbl", manifest, labels), classes)
+        for name, manifest in ((args.train_split, train), (args.eval_split, evaluation))
+    ]
+    training = HeadTraining(
+        args.heads, args.updates, args.batch_size, prototypes=args.prototypes, seed=args.seed,
+        pooling="mean" if args.pooling == "mean" else "cls",
+    )  # fmt: skip
+    key, cache = f"{weights_key(args, model)} {args.precision}", args.cache or args.data / "features"
+    heads = train_heads(model, train, truth[0], several, front_end, training, args.num_workers, cache, key)
+    clips, found = measure_heads(model, heads, evaluation, front_end, args.batch_size, args.num_workers, "measuring")
+    return {name: (metric(result.scores, truth[1][list(clips)], several), result.layers)
+            for name, result in found.items()}  # fmt: skip
+
+
+def write_table(
+    path: Path, results: dict[str, ProbeResult], weights: dict[str, float], unit: str, heads: dict[str, float]
+) -> None:
+    """The same as CSV; trained heads, where there are some, in a column of their own."""
     with replacing(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["layer", f"neighbours {unit}", f"linear {unit}", "weight in the mix"])
+        names = ["layer", f"neighbours {unit}", f"linear {unit}", "weight in the mix", f"head {unit}"]
+        writer.writerow(names if heads else names[:-1])
         for layer, result in results.items():
-            writer.writerow([layer, *(f"{value:.6f}" for value in result), f"{weights.get(layer, float('nan')):.6f}"])
+            row = [layer, *(f"{value:.6f}" for value in result), f"{weights.get(layer, float('nan')):.6f}"]
+            writer.writerow(row + ["nan"] * bool(heads))
+        for name, value in heads.items():
+            writer.writerow([name, "nan", "nan", "nan", f"{value:.6f}"])
 
 
 def run(args: argparse.Namespace) -> int:
     """Probe and print; 1 when some clips could not be read."""
     check_settings(args.neighbours, args.regularisation)
+    HeadTraining(args.heads, args.updates)
+    if args.picture:
+        check_kind(str(args.picture))
     model = open_model(args)
     layers = choose_layers(args.layers, model)
     if args.untrained:
@@ -155,6 +210,7 @@ def run(args: argparse.Namespace) -> int:
         features = Features(chosen(train, layers), targets[0], chosen(evaluation, layers), targets[1])
         results[MIX], mix = probe_mix(features, several, args.neighbours, args.regularisation, args.seed)
         weights = dict(zip(results, mix.tolist(), strict=False))
+    trained = train_and_measure(args, model, targets[0].shape[1], several)
     unit = "mAP" if several else "accuracy"
     what = "an untrained encoder of the sizes of " if args.untrained else ""
     print(
@@ -162,8 +218,17 @@ def run(args: argparse.Namespace) -> int:
         f"{classes} classes, {args.pooling} features"
     )
     print_table(results, weights, unit)
+    for name, (value, shared) in trained.items():
+        shares = " ".join(f"{share:.3f}" for share in shared)
+        print(f"head {name}: {value:.4f} {unit}" + (f", layers {shares}" if len(shared) > 1 else ""))
+    if args.picture:
+        mixes = {name: shared for name, (_, shared) in trained.items() if len(shared) > 1}
+        if not mixes:
+            raise ConfigError("--picture shows the weights of layers; give --heads cgp, lcgp or attentive.")
+        save(draw_layer_weights(mixes), str(args.picture))
+        print(f"layers' weights -> {args.picture}")
     if args.output:
-        write_table(args.output, results, weights, unit)
+        write_table(args.output, results, weights, unit, {name: value for name, (value, _) in trained.items()})
         print(f"table -> {args.output}")
     unreadable = train.unreadable + evaluation.unreadable
     return status(args, unreadable, len(train.truth) + len(evaluation.truth) + unreadable)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import ConfigError
+from ..recipes import FOLDER, PACKAGE
 from .command_line import described, exit_status
 
 EXAMPLES = """
@@ -51,21 +52,22 @@ def _checked(options: argparse.Namespace) -> tuple[Path, list[str]]:
     try:
         from ..training import before
     except ImportError as error:
-        raise ConfigError(f"training needs {error.name}: pip install 'eat-audio[train]'.") from None
-    folder, settings = options.config_dir or before.recipes(), list(options.settings)
+        only = "" if sys.version_info < (3, 13) else ", on Python 3.11 or 3.12"
+        raise ConfigError(f"training needs {error.name}: pip install 'eat-audio[train]'{only}.") from None
+    folder, settings = options.config_dir or FOLDER, list(options.settings)
     user_dir = next((setting.split("=", 1)[1] for setting in settings if setting.startswith("common.user_dir=")), "EAT")
     if not options.multirun:
         cfg = before.compose(folder, options.config_name, settings)
         user_dir = cfg.common.user_dir or "EAT"
         if user_dir == "EAT":
-            cfg.common.user_dir = str(before.PACKAGE)
+            cfg.common.user_dir = str(PACKAGE)
         if not options.cfg:
             clips = before.check(cfg)
             takes = before.forecast(cfg, len(clips)) if os.environ.get("RANK", "0") == "0" else None
             if takes is not None:
                 print(takes, file=sys.stderr)
     if user_dir == "EAT":  # a relative path, which leads nowhere from elsewhere
-        package = str(before.PACKAGE).replace("\\", "\\\\").replace("'", "\\'")
+        package = str(PACKAGE).replace("\\", "\\\\").replace("'", "\\'")
         settings = [setting for setting in settings if setting != "common.user_dir=EAT"]
         settings.append(f"common.user_dir='{package}'")
     return folder, settings

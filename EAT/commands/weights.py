@@ -7,8 +7,10 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from ..checkpoint.classes import check_same
 from ..checkpoint.formats import WEIGHTS, keep_encoder, read_contents
 from ..checkpoint.hub import Named, fetch, named, published
 from ..checkpoint.publishing import push, write_folder
@@ -103,12 +105,13 @@ def publish(options: argparse.Namespace) -> int:
     if options.no_upload and options.folder is None:
         raise ConfigError("--no-upload leaves nothing behind without --folder; say where the folder goes.")
     contents = keep_encoder(options.checkpoint, read_contents(options.checkpoint), options.weights)
-    labels = None
     if options.labels is not None:
-        labels = [label.display for label in read_descriptors(options.labels)]
+        labels, count = read_descriptors(options.labels), getattr(contents.settings, "num_classes", None)
+        check_same(contents.classes, labels, count or 0, options.checkpoint, str(options.labels))
+        contents = replace(contents, classes=tuple(labels))
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        write_folder(contents, folder, options.name, labels, options.licence)
+        write_folder(contents, folder, options.name, options.licence)
         if options.folder is not None:
             print(f"folder -> {folder}")
         if options.licence is None:

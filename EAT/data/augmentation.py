@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -55,6 +55,9 @@ class Augmentation:
         settings: of all augmentations.
     """
 
+    stage: ClassVar[int] = 0
+    """Earlier ones change a batch before others do; all draw in the order of :data:`AUGMENTATIONS`."""
+
     def __init__(self, settings: AugmentationSettings) -> None:
         self.settings = settings
 
@@ -75,7 +78,8 @@ class Augmentation:
 
         Args:
             batch: ``filterbank`` (B, 1, frames, mel bins) float32, normalised, and, where clips have labels,
-                ``targets`` (B, classes) float32.
+                ``targets`` (B, classes) float32; ``frames`` (B,): how many frames of each clip hold audio;
+                ``partners`` where rows are mixed.
             drawn: (B, numbers) float64: for each clip what :meth:`draw` and :meth:`draw_for_batch` gave.
         """
         return {**batch, "filterbank": self.filterbank(batch["filterbank"], drawn)}
@@ -97,7 +101,8 @@ class Mixup(Augmentation):
         """Mix filterbanks, and targets alike."""
         if not self.settings.mixup_alpha:
             return batch
-        return batch | {key: mix(batch[key], drawn[:, 0]) for key in ("filterbank", "targets") if key in batch}
+        mixed = [key for key in ("filterbank", "targets") if key in batch]
+        return batch | {key: mix(batch[key], drawn[:, 0], batch.get("partners")) for key in mixed}
 
 
 class Roll(Augmentation):
@@ -166,6 +171,95 @@ class Shift(Augmentation):
         return roll_frames(filterbank, drawn[:, 0]) if self.settings.shift else filterbank
 
 
+class Further(Augmentation):
+    """An augmentation that is one of ``task.augmentations``, by name."""
+
+    name: ClassVar[str]
+
+    @property
+    def strength(self) -> float:
+        """0 where it is off."""
+        return self.settings.augmentations.get(self.name, 0.0)
+
+
+class ColouredNoise(Further):
+    """With the probability ``coloured_noise``, add noise of a random colour at 5 to 25 dB below a clip (BAT's)."""
+
+    name = "coloured_noise"
+
+    def waveform(self, waveform: Tensor, rng: np.random.Generator) -> Tensor:
+        """(samples,) to (samples,)."""
+        if not self.strength or rng.random() >= self.strength:
+            return waveform
+        colour, decibels = rng.uniform(-2.0, 2.0), rng.uniform(5.0, 25.0)
+        spectrum = np.fft.rfft(rng.standard_normal(len(waveform)))
+        noise = np.fft.irfft(spectrum / np.arange(1, len(spectrum) + 1) ** (colour / 2), n=len(waveform))
+        level = float(waveform.square().mean().sqrt()) * 10.0 ** (-decibels / 20) / np.sqrt(np.square(noise).mean())
+        return waveform + torch.from_numpy(noise * level).to(waveform.dtype)
+
+
+class RollFilterbank(Further):
+    """Roll each clip's frames of audio round their end, all of a batch by one random number of frames (BAT's)."""
+
+    name, stage = "roll_filterbank", -2
+
+    def draw_for_batch(self, rng: np.random.Generator) -> Sequence[float]:
+        """A number in [0, 1): a share of the filterbank's length."""
+        return [rng.random() if self.strength else 0.0]
+
+    def apply(self, batch: dict[str, Any], drawn: Tensor) -> dict[str, Any]:
+        """Roll what holds audio; padding stays where it is."""
+        if not self.strength:
+            return batch
+        filterbank = batch["filterbank"]
+        shift = int(float(drawn[0, 0]) * filterbank.shape[2])
+        frames = batch["frames"].to(filterbank.device)[:, None]
+        place = torch.arange(filterbank.shape[2], device=filterbank.device).expand(len(frames), -1)
+        source = torch.where(place < frames, (place - shift) % frames.clamp(min=1), place)
+        return batch | {"filterbank": filterbank.gather(2, source[:, None, :, None].expand_as(filterbank))}
+
+
+class ClipMixup(Further):
+    """Mixup with a weight of each clip's own, Beta(a, a), a = ``clip_mixup``, for ``mixup_prob`` of them (BAT's)."""
+
+    name, stage = "clip_mixup", -1
+
+    def draw(self, rng: np.random.Generator, frames: int, bins: int) -> Sequence[float]:
+        """The clip's own weight; 1 leaves it as it is."""
+        if not self.strength:
+            return []
+        if rng.random() >= self.settings.mixup_prob:
+            return [1.0]
+        return [1.0 - rng.beta(self.strength, self.strength)]
+
+    def apply(self, batch: dict[str, Any], drawn: Tensor) -> dict[str, Any]:
+        """Mix filterbanks, and targets alike."""
+        if not self.strength:
+            return batch
+        mixed = [key for key in ("filterbank", "targets") if key in batch]
+        return batch | {key: mix(batch[key], drawn[:, 0], batch.get("partners")) for key in mixed}
+
+
+class FurtherMasks(Further):
+    """As many more masks of time and frequency as ``further_masks`` says, as wide as the first ones."""
+
+    name = "further_masks"
+
+    def draw(self, rng: np.random.Generator, frames: int, bins: int) -> Sequence[float]:
+        """Start and width along time, then frequency, for each."""
+        drawn: list[float] = []
+        for _ in range(int(self.strength)):
+            drawn += draw_span(rng, frames, self.settings.time_mask)
+            drawn += draw_span(rng, bins, self.settings.frequency_mask)
+        return drawn
+
+    def filterbank(self, filterbank: Tensor, drawn: Tensor) -> Tensor:
+        """(B, 1, frames, mel bins) to the same."""
+        for start in range(0, 2 * int(self.strength)):
+            filterbank = mask_span(filterbank, drawn[:, 2 * start], drawn[:, 2 * start + 1], axis=2 + start % 2)
+        return filterbank
+
+
 AUGMENTATIONS: dict[str, type[Augmentation]] = {
     "mixup": Mixup,
     "roll": Roll,
@@ -174,8 +268,12 @@ AUGMENTATIONS: dict[str, type[Augmentation]] = {
     "frequency_mask": FrequencyMask,
     "noise": Noise,
     "shift": Shift,
+    "coloured_noise": ColouredNoise,
+    "roll_filterbank": RollFilterbank,
+    "clip_mixup": ClipMixup,
+    "further_masks": FurtherMasks,
 }
-"""All augmentations, in the order in which they draw and are applied."""
+"""All augmentations, in the order in which they draw; those of one stage are applied in it too."""
 
 
 class Augmentations:
@@ -204,8 +302,8 @@ class Augmentations:
 
     def apply(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch with ``filterbank`` and, where it has some, ``targets``, changed as its ``drawn`` says."""
-        for name, drawn in batch["drawn"].items():
-            batch = self.chain[name].apply(batch, drawn)
+        for name in sorted(batch["drawn"], key=lambda name: self.chain[name].stage):
+            batch = self.chain[name].apply(batch, batch["drawn"][name])
         return batch
 
 
@@ -252,11 +350,20 @@ def roll_frames(filterbank: Tensor, shift: Tensor) -> Tensor:
     return filterbank.gather(2, source[:, None, :, None].expand_as(filterbank))
 
 
-def mix(batch: Tensor, weight: Tensor) -> Tensor:
+def partners(clips: int, rows: int) -> Tensor:
+    """Rows that the rows of a batch are mixed with, (rows,): its counterpart from the end for each of the first
+    ``clips``, itself for each hole behind them.
+    """
+    return torch.cat([torch.arange(clips).flip(0), torch.arange(clips, rows)])
+
+
+def mix(batch: Tensor, weight: Tensor, partners: Tensor | None = None) -> Tensor:
     """Mix each clip with its counterpart from the batch's end: w x + (1 - w) reversed(x).
 
     Args:
         batch: (B, ...), filterbanks or targets.
         weight: (B,) w of each clip; 1 leaves it as it is.
+        partners: (B,) the counterparts' rows, from :func:`partners`; None: of a batch without holes.
     """
-    return torch.lerp(batch.flip(0), batch, weight.to(batch.dtype).view(-1, *[1] * (batch.dim() - 1)))
+    other = batch.flip(0) if partners is None else batch[partners]
+    return torch.lerp(other, batch, weight.to(batch.dtype).view(-1, *[1] * (batch.dim() - 1)))

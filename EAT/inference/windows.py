@@ -80,14 +80,41 @@ def plan_windows(model: EATModel, samples: int, window: int = WINDOW, hop: int |
 
 
 def read_windows(
-    model: EATModel, stream: AudioStream, plan: list[Window], batch_size: int
+    model: EATModel, stream: AudioStream | _Waveform, plan: list[Window], batch_size: int
 ) -> Iterator[tuple[list[Window], list[Tensor]]]:
     """Batches of windows with their audio, in order. The last window's may lack less than a patch of its frames."""
-    front_end = model.front_end
     for first in range(0, len(plan), batch_size):
         batch = plan[first : first + batch_size]
-        spans = [(w.start * front_end.hop, front_end.samples_for(w.end - w.start)) for w in batch]
-        yield batch, [stream.read(*span).clone() for span in spans]
+        yield batch, [stream.read(*_span(model, place)).clone() for place in batch]
+
+
+def _span(model: EATModel, window: Window) -> tuple[int, int]:
+    """First sample of a window, and how many there are."""
+    front_end = model.front_end
+    return window.start * front_end.hop, front_end.samples_for(window.end - window.start)
+
+
+def cut_window(model: EATModel, clip: Tensor, window: Window) -> Tensor:
+    """A window's samples of a mono clip at the model's rate."""
+    start, count = _span(model, window)
+    return clip[start : start + count]
+
+
+class _Waveform:
+    """A waveform in memory, read as a recording is."""
+
+    def __init__(self, waveform: Tensor) -> None:
+        self._waveform, self.samples = waveform, len(waveform)
+
+    def read(self, start: int, count: int) -> Tensor:
+        """Samples ``start`` to ``start + count``, fewer at the end."""
+        return self._waveform[start : start + count]
+
+
+def _opened(model: EATModel, source: str | Tensor) -> AbstractContextManager[AudioStream | _Waveform]:
+    if isinstance(source, str):
+        return AudioStream(source, **model.front_end.reading())
+    return nullcontext(_Waveform(source))
 
 
 class Sink(Protocol):
@@ -110,7 +137,7 @@ class _Memory:
 
 def write_recording(
     model: EATModel,
-    source: str,
+    source: str | Tensor,
     open_sink: Callable[[tuple[int, ...], np.dtype], AbstractContextManager[Sink]],
     *,
     layer: Layers = None,
@@ -124,7 +151,7 @@ def write_recording(
 
     Args:
         model: a loaded model.
-        source: path or container address.
+        source: path or container address; or a mono waveform (samples,) at the front end's rate.
         open_sink: told shape and type, gives what the pieces go to.
         layer: as in :meth:`EAT.inference.model.EATModel.extract`.
         granularity: ``frame``: the patches of the whole timeline; ``utterance``: the mean of the windows' CLS;
@@ -144,7 +171,7 @@ def write_recording(
     layers, single = model.layer_numbers(layer), layer is None or isinstance(layer, int)
     size, rows_a_step = model.patch_size, model.frequency_patches
     dim, kind = model.encoder.settings.embed_dim, np.dtype(dtype)
-    with AudioStream(source, **model.front_end.reading()) as stream:
+    with _opened(model, source) as stream:
         plan = plan_windows(model, stream.samples, window, hop)
         lead = int(granularity == "all")  # a row for CLS
         rows = lead + plan[-1].keep_to // size * rows_a_step
@@ -173,7 +200,7 @@ def write_recording(
                     sink.write((0,) if single else (number, 0), vector if a_vector else vector[None])
 
 
-def extract_recording(model: EATModel, source: str, **options: Any) -> Tensor:
+def extract_recording(model: EATModel, source: str | Tensor, **options: Any) -> Tensor:
     """:func:`write_recording` into memory, with the same options; only the result grows with the recording's length.
 
     Returns:

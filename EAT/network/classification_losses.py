@@ -45,6 +45,25 @@ def bce_sum(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tuple[Te
     return loss, len(logits)
 
 
+def bce_mean(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tuple[Tensor, int]:
+    """Binary cross-entropy, mean over clips and classes (BAT's). Arguments as for :func:`bce_per_positive`."""
+    loss, _ = bce_sum(logits, targets, smoothing)
+    return loss, targets.numel()
+
+
+def asymmetric(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tuple[Tensor, int]:
+    """Binary cross-entropy in which a negative weighs as much as it is believed, mean over clips and classes (BAT's).
+
+    With p the sigmoid and y the target, both logarithms' arguments floored at 1e-8: -w (y log p + (1 - y) log(1 - p)),
+    w = (1 - p y - (1 - p) (1 - y))^(1 - y), through which no gradient flows: 1 for positives, p for negatives.
+    Arguments as for :func:`bce_per_positive`.
+    """
+    y, p = smooth_labels(targets, smoothing), logits.float().sigmoid()
+    weight = (1.0 - p * y - (1.0 - p) * (1.0 - y)).detach() ** (1.0 - y)
+    loss = weight * (y * p.clamp(min=1e-8).log() + (1.0 - y) * (1.0 - p).clamp(min=1e-8).log())
+    return -loss.sum(), targets.numel()
+
+
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tuple[Tensor, int]:
     """Cross-entropy against distributions over the classes (ESC-50), and the number of clips.
 
@@ -57,6 +76,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tu
 LOSSES: dict[str, Loss] = {
     "bce_per_positive": bce_per_positive,
     "bce_sum": bce_sum,
+    "bce_mean": bce_mean,
+    "asymmetric": asymmetric,
     "cross_entropy": cross_entropy,
 }
 """Losses by the name that recipes use."""

@@ -22,10 +22,12 @@ from torch import Tensor
 
 from ..audio.resampling import SAMPLE_RATE, SINC, SOXR, Resampler
 from ..errors import ConfigError
-from .settings import choose
+from .settings import check_types, choose
 
 AUDIOSET_MEAN, AUDIOSET_STD = -4.268, 4.569
 """Normalisation of AudioSet's filterbanks."""
+LONGEST = 360_000
+"""Frames that a clip may be padded to: an hour."""
 FFT_SIZE = 512
 PREEMPHASIS = 0.97
 
@@ -67,9 +69,10 @@ class FrontEnd:
     """What :meth:`spectrogram` has for next to nothing."""
 
     def __post_init__(self) -> None:
-        if self.target_length < 1:
+        check_types(type(self), vars(self))
+        if not 1 <= self.target_length <= LONGEST:
             raise ConfigError(f"target_length is {self.target_length}; it must be a number of frames, such as 1024.")
-        if not self.norm_std > 0.0 or not math.isfinite(self.norm_mean):
+        if not 0.0 < self.norm_std < math.inf or not math.isfinite(self.norm_mean):
             raise ConfigError(
                 f"norm_mean {self.norm_mean} and norm_std {self.norm_std} cannot normalise; "
                 "give the training set's own mean and (positive) standard deviation."
@@ -152,11 +155,13 @@ class Decibels(FrontEnd):
     Args:
         target_length: frames that every clip is padded (with 0, its own floor) or cut to. Both happen after the
             normalisation, so that the extremes of what is cut count, and all of a clip is needed.
+        fit_waveform: pad (with silence, which then counts) and cut waveforms instead, as BAT does with AudioSet.
     """
 
     norm_mean: float = field(default=0.0, init=False, repr=False)
     norm_std: float = field(default=0.5, init=False, repr=False)
     """With these the formula of :class:`FrontEnd` changes nothing."""
+    fit_waveform: bool = False
 
     resampler: ClassVar[Resampler] = SOXR
     window: ClassVar[int] = 1024
@@ -180,8 +185,8 @@ class Decibels(FrontEnd):
 
     @property
     def samples(self) -> int | None:
-        """All of a clip is needed."""
-        return None
+        """All of a clip is needed, unless its waveform is cut."""
+        return self.samples_for(self.target_length) if self.fit_waveform else None
 
     def real_frames(self, lengths: Tensor, limit: int | None = None) -> Tensor:
         """Frames of each clip that hold audio, at most ``target_length`` or ``limit``: (B,) samples to (B,)."""
@@ -192,6 +197,12 @@ class Decibels(FrontEnd):
         """As :meth:`FrontEnd.__call__`, every clip on its own length whatever stands beside it; padding holds 0."""
         if lengths is None:
             lengths = torch.full((len(waveforms),), waveforms.shape[1], device=waveforms.device)
+        if self.fit_waveform:
+            fitting = self.samples_for(self.target_length)
+            inside = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
+            waveforms = waveforms.where(inside, 0.0)[:, :fitting]
+            waveforms = F.pad(waveforms, (0, fitting - waveforms.shape[1]))
+            lengths = torch.full_like(lengths, fitting)
         decibels = self.decibels(waveforms, lengths)
         real = self._real(decibels, lengths)
         low = decibels.masked_fill(~real, torch.inf).amin(dim=(1, 2), keepdim=True)
@@ -251,11 +262,13 @@ FRONT_ENDS: dict[str, type[FrontEnd]] = {"log_mel": FrontEnd, "decibels": Decibe
 def front_end_of(task: Mapping[str, Any]) -> FrontEnd | None:
     """The front end that a task's settings describe; None where a constant is missing. Raises ConfigError."""
     kind = choose(FRONT_ENDS, task.get("spectrogram") or "log_mel", "task.spectrogram")
-    values: dict[str, Any] = {name: task.get(name) for name in kind.settings()}
-    if any(value is None for value in values.values()):
+    needed = [name for name in ("target_length", "norm_mean", "norm_std") if name in kind.settings()]
+    if any(task.get(name) is None for name in needed):
         return None
-    constants: dict[str, Any] = {name: float(value) for name, value in values.items() if name != "target_length"}
-    return kind(target_length=int(values["target_length"]), **constants)
+    constants: dict[str, Any] = {name: float(task[name]) for name in needed[1:]}
+    if "fit_waveform" in kind.settings():
+        constants["fit_waveform"] = bool(task.get("fit_waveform"))
+    return kind(target_length=int(task["target_length"]), **constants)
 
 
 # Constants are kept from the first call on; made in inference mode, they could not be trained through later.

@@ -54,11 +54,27 @@ def mixed_columns(regions: Tensor, time: int) -> Tensor:
     return unmixed.to(torch.uint8).argsort(stable=True)[: time - 2 * width]
 
 
+def neighbours(frames: Tensor) -> Tensor:
+    """The clip before each, before the first the last one: numbers (B,), of frames that hold audio, (B,).
+
+    Holes, clips of 0 frames that come last in a batch, are before no clip.
+    """
+    before = torch.arange(-1, len(frames) - 1, device=frames.device)
+    return torch.where(before < 0, (frames > 0).sum() - 1, before).clamp(min=0)
+
+
 class MixturePretraining(Pretraining):
     """Pre-training with clips and mixtures; ``model.mixtures=true``."""
 
     def draw(
-        self, filterbank: Tensor, clips: Sequence[int], frames: Tensor | None = None, *, seed: int, epoch: int
+        self,
+        filterbank: Tensor,
+        clips: Sequence[int] | Tensor,
+        frames: Tensor | None = None,
+        *,
+        seed: int,
+        epoch: int,
+        drawn: tuple[Tensor, Masks] | None = None,
     ) -> Batch:
         """Draw the masks and the unmixed regions of a batch, and mix its clips.
 
@@ -66,9 +82,9 @@ class MixturePretraining(Pretraining):
         batch share, from (seed, epoch) and the batch's clips in their order. Arguments and errors are those of
         :meth:`Pretraining.draw`; the batch has 2 B filterbanks.
         """
-        batch = super().draw(filterbank, clips, frames, seed=seed, epoch=epoch)
+        batch = super().draw(filterbank, clips, frames, seed=seed, epoch=epoch, drawn=drawn)
         time = self.encoder.grid(filterbank.shape[2]).time
-        key = batch_key(seed, epoch, torch.tensor(clips, device=filterbank.device))
+        key = batch_key(seed, epoch, torch.as_tensor(clips, device=filterbank.device))
         return self.mix(batch, mixed_columns(draw_regions(time, key), time))
 
     def mix(self, batch: Batch, mixed: Tensor) -> Batch:
@@ -81,10 +97,10 @@ class MixturePretraining(Pretraining):
         Returns:
             2 B filterbanks and masks, clips first.
         """
-        clips = batch.filterbank
-        foreign = clips.roll(1, dims=0)
+        clips, before = batch.filterbank, neighbours(batch.frames)
+        foreign = clips[before]
         if not self.settings.foreign_padding:
-            padded = torch.arange(clips.shape[2], device=clips.device) >= batch.frames.roll(1)[:, None]
+            padded = torch.arange(clips.shape[2], device=clips.device) >= batch.frames[before][:, None]
             foreign = foreign.masked_fill(padded[:, None, :, None], -torch.inf)
         mixtures, foreign = (x.unflatten(2, (-1, self.settings.patch_size)) for x in (clips, foreign))
         loudest = torch.maximum(mixtures[:, :, mixed], foreign[:, :, mixed])  # (B, 1, C, patch size, mel bins)
@@ -120,14 +136,15 @@ class MixturePretraining(Pretraining):
         """
         assert batch.mixed is not None
         clips = batch.filterbank[: len(batch.filterbank) // 2]
+        before = neighbours(batch.frames[: len(clips)])
         grid = self.encoder.grid(clips.shape[2])
         heard = batch.mixed[:, None] * grid.frequency + torch.arange(grid.frequency, device=clips.device)
         heard = heard.flatten()  # (C * F,)
-        foreign = self.targets(self.teacher.encoder, clips, heard.expand(len(clips), 1, -1))["frame"].roll(1, dims=0)
+        foreign = self.targets(self.teacher.encoder, clips, heard.expand(len(clips), 1, -1))["frame"][before]
         own = frame[: len(clips), heard]
         both = (own + foreign) / 2
         if not self.settings.foreign_padding:
-            real = real_patches(batch.frames[: len(clips)], grid, self.settings.patch_size).roll(1, dims=0)
+            real = real_patches(batch.frames[: len(clips)], grid, self.settings.patch_size)[before]
             both = torch.where(real[:, heard, None], both, own)
         return frame[: len(clips)].index_copy(1, heard, both)
 

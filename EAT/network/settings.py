@@ -12,9 +12,13 @@ N = T * F patches.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Any, Self, TypeVar, get_type_hints
+from functools import lru_cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 from ..errors import ConfigError
 
@@ -36,6 +40,41 @@ def choose(table: Mapping[str, Choice], name: str, key: str) -> Choice:
     return table[name]
 
 
+KINDS: dict[type, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+}
+"""What a field of these types may hold, and what that is called."""
+
+
+@lru_cache
+def _types(kind: Any) -> dict[str, type]:
+    """The fields of a dataclass that are of one of :data:`KINDS`, or that or None."""
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        kinds = [one for one in get_args(hint) if one is not NoneType] if isinstance(hint, UnionType) else [hint]
+        if len(kinds) == 1 and kinds[0] in KINDS:
+            found[name] = kinds[0]
+    return found
+
+
+def check_types(kind: type, values: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a value is not of the type that a dataclass' field of its name has."""
+    types = _types(kind)
+    for name, value in values.items():
+        if name in types and value is not None:
+            check_type(name, value, types[name])
+
+
+def check_type(name: str, value: Any, kind: type) -> None:
+    """Raise ConfigError unless ``value`` is of a type of :data:`KINDS`; a whole number is a number, a truth is none."""
+    allowed, called = KINDS[kind]
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{name} is {reprlib.repr(value)}; it must be {called}.")
+
+
 class Settings:
     """Base of the parts: ``check`` of every part runs when an object is made."""
 
@@ -49,9 +88,19 @@ class Settings:
 
     @classmethod
     def take(cls, given: Mapping[str, Any]) -> Self:
-        """The settings among ``given``, which may hold others; what is missing or None has its default."""
+        """The settings among ``given``, which may hold others; what is missing or None has its default.
+
+        Raises:
+            ConfigError: for one of another type, as a damaged checkpoint may state it, or that cannot work.
+        """
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-        return cls(**{name: given[name] for name in names if given.get(name) is not None})
+        taken = {name: given[name] for name in names if given.get(name) is not None}
+        check_types(cls, taken)
+        return cls(**taken)
+
+
+LARGEST = {"embed_dim": 8192, "depth": 512, "num_heads": 1024, "patch_size": 1024, "mel_bins": 2048}
+"""What no encoder here exceeds, so that whoever states more is told before memory is asked for."""
 
 
 @dataclass
@@ -78,9 +127,9 @@ class EncoderSettings(Settings):
 
     def check(self) -> None:
         """Sizes that a Transformer can have."""
-        for name in ("embed_dim", "depth", "num_heads", "patch_size", "mel_bins"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name, most in LARGEST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must lie between 1 and {most:,}.")
         if self.embed_dim % self.num_heads:
             raise ConfigError(
                 f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}; change one of them."
@@ -95,8 +144,15 @@ class EncoderSettings(Settings):
             raise ConfigError(f"mel_bins {self.mel_bins} is not divisible by patch_size {self.patch_size}.")
         if not 0.0 <= self.drop_path < 1.0:
             raise ConfigError(f"drop_path is {self.drop_path}; it must lie in [0, 1).")
-        if not 1.0 <= self.embed_dim * self.mlp_ratio < math.inf:
-            raise ConfigError(f"mlp_ratio is {self.mlp_ratio}; it must be a positive number.")
+        if not 1.0 <= self.embed_dim * self.mlp_ratio < 2**31:
+            raise ConfigError(f"mlp_ratio is {self.mlp_ratio}; it must be a positive number, such as 4.")
+        if not 0.0 <= self.norm_eps < 1.0:
+            raise ConfigError(f"norm_eps is {self.norm_eps}; it must lie in [0, 1).")
+        if self.time_patches * (self.mel_bins // self.patch_size) * self.embed_dim > 2**27:
+            raise ConfigError(
+                f"mel_bins {self.mel_bins} in patches of {self.patch_size} and width {self.embed_dim} make a position "
+                "table of more than 2^27 numbers."
+            )
 
 
 SIZES = tuple(f.name for f in fields(EncoderSettings) if f.metadata.get("size"))
@@ -152,6 +208,9 @@ class DecoderSettings(Settings):
 
     def check(self) -> None:
         """A decoder that can be built."""
+        for name, most in (("decoder_layers", 512), ("decoder_kernel", 1023), ("decoder_width", 16384)):
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at most {most:,}.")
         if self.decoder_layers < 1 or self.decoder_kernel < 1 or self.decoder_kernel % 2 == 0:
             raise ConfigError(
                 f"a decoder of {self.decoder_layers} layers with kernel {self.decoder_kernel} cannot be built: "
@@ -214,6 +273,7 @@ class PretrainingSettings(MixtureSettings, TeacherSettings, DecoderSettings, Mas
 
     clone_batch: int = setting(16, "masked clones of each clip, which one teacher pass serves")
     compile: bool = setting(False, "compile with torch.compile; on a CPU this needs a C++ compiler")
+    compile_or_stop: bool = setting(False, "end a run that cannot be compiled, rather than say so and go on without")
 
     def check(self) -> None:
         """At least one clone, and no more blocks asked for than there are."""
@@ -236,11 +296,20 @@ class HeadSettings(Settings):
     num_classes: int | None = setting(None, "classes; null: as many as the data folder's label descriptors have")
     pooling: str = setting("cls", f"what is classified: one of {', '.join(POOLINGS)}")
     head_norm_eps: float = setting(1e-6, "epsilon of the head's LayerNorm; published Hugging Face files have 1e-5")
+    head: str = setting("linear", "'linear' on the last block, or a head on all blocks: cgp, lcgp, attentive")
+    head_prototypes: int = setting(10_000, "prototypes of the head 'cgp'")
+    head_dropout: float = setting(0.0, "dropout before the head's Linear")
 
     def check(self) -> None:
         """A head that can be built."""
+        if self.head_prototypes < 1:
+            raise ConfigError(f"model.head_prototypes is {self.head_prototypes}; it must be at least 1.")
+        if not 0.0 <= self.head_dropout < 1.0:
+            raise ConfigError(f"model.head_dropout is {self.head_dropout}; it must lie in [0, 1).")
         if self.num_classes is not None and self.num_classes < 1:
             raise ConfigError(f"num_classes is {self.num_classes}; it must be at least 1.")
+        if not 0.0 <= self.head_norm_eps < 1.0:
+            raise ConfigError(f"head_norm_eps is {self.head_norm_eps}; it must lie in [0, 1).")
         if self.pooling not in POOLINGS:
             raise ConfigError(f"pooling is {self.pooling!r}; it must be one of {', '.join(POOLINGS)}.")
 
@@ -287,6 +356,7 @@ class FineTuningSettings(HeadSettings, _Undecided):
         False, "whether DropPath acts in a frozen encoder too, as in SSLAM's published linear evaluation"
     )
     layer_decay: float = setting(1.0, "learning rate of block i of L is scaled by layer_decay^(L - i)")
+    layer_decay_input: bool = setting(False, "that of patches and CLS by layer_decay^(L + 1), as BAT has it, not by 1")
 
     def check(self) -> None:
         """A decay that is one."""

@@ -44,12 +44,15 @@ def draw_features(model: EATModel, source: str, layer: int | None = None, target
         model.encoder.grid(target_length, "target_length")
     wanted = None if target_length is None else front_end(target_length).samples
     waveform = read_audio(source, wanted, **front_end.reading())
-    options: dict[str, Any] = {"layer": number, "granularity": "frame", "target_length": target_length}
-    features = model.extract(waveform, front_end.sample_rate, **options)  # (N, D)
+    frames = model.padded_frames(len(waveform))
+    if target_length is not None:
+        frames = target_length = min(frames, target_length)
+    features = model.extract(
+        waveform, front_end.sample_rate, layer=number, granularity="frame", target_length=target_length
+    )  # (N, D)
     components = principal_components(features.float().cpu().numpy(), 3)
     colours = as_colours(components.values).reshape(-1, model.frequency_patches, 3).transpose(1, 0, 2)  # (F, T, 3)
 
-    frames = target_length or model.padded_frames(len(waveform))
     bands, seconds = clip_mel(waveform, frames, front_end), model.seconds(frames)
     figure = new_figure(min(16.0, max(6.5, frames * 0.012 + 2.5)), 5.0)
     upper, lower = figure.subplots(2, 1, sharex=True)

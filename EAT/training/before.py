@@ -26,8 +26,8 @@ from ..network.classifier import Classifier
 from ..network.pretraining import Pretraining
 from ..network.settings import SIZES, ClassifierSettings, FineTuningSettings, PretrainingSettings
 from ..progress import duration
+from ..recipes import PACKAGE
 
-PACKAGE = Path(__file__).resolve().parents[1]
 KEY = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[\w./@:-]+)(=|$)")
 REGISTERING = (
     "adamw", "schedules", "pretraining_task", "pretraining_model", "pretraining_criterion", "classification_task",
@@ -36,11 +36,6 @@ REGISTERING = (
 """Modules that make themselves known to fairseq."""
 LONG = 3600.0
 """Seconds from which a run on a CPU is worth a sentence."""
-
-
-def recipes() -> Path:
-    """The folder of recipes: a clone's, or the one that was installed."""
-    return next((p for p in (PACKAGE.parent / "config", PACKAGE / "config") if (p / "base").is_dir()), Path("config"))
 
 
 def compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:

@@ -38,7 +38,7 @@ class EATClassificationModel(Classifier, BaseFairseqModel):
         """Build from settings alone; :func:`start_from` gives it a checkpoint's encoder."""
         settings = FineTuningSettings.take(cfg)
         model = cls(settings.classifier())
-        mark_parameters(model, layer_wise(model.settings.depth, settings.layer_decay))
+        mark_parameters(model, layer_wise(model.settings.depth, settings.layer_decay, settings.layer_decay_input))
         if settings.freeze_encoder:
             model.evaluates = not settings.frozen_drop_path
             model.encoder.requires_grad_(False)
@@ -52,11 +52,16 @@ class EATClassificationModel(Classifier, BaseFairseqModel):
         return self
 
 
-def layer_wise(depth: int, decay: float) -> Callable[[str], float]:
-    """Factors on the learning rate by parameter name: block i (0-based) learns at decay^(depth - i), all else at 1."""
+def layer_wise(depth: int, decay: float, on_input: bool = False) -> Callable[[str], float]:
+    """Factors on the learning rate by parameter name: block i (0-based) learns at decay^(depth - i), all else at 1.
+
+    With ``on_input``, patches and CLS learn at decay^(depth + 1); the LayerNorm before the blocks still at 1.
+    """
 
     def scale(name: str) -> float:
         parts = name.split(".")
+        if on_input and name.startswith(("encoder.patches.", "encoder.cls_token")):
+            return decay ** (depth + 1)
         return decay ** (depth - int(parts[2])) if parts[:2] == ["encoder", "blocks"] else 1.0
 
     return scale

@@ -12,7 +12,7 @@ import torch
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 
-from ..checkpoint import read_checkpoint
+from ..checkpoint import Checkpoint, read_checkpoint
 from ..checkpoint.classes import check_same, to_notes
 from ..checkpoint.notes import KEY
 from ..data.labelled import LabelledClips
@@ -95,6 +95,7 @@ class EATClassificationTask(ClipTask):
             self.cfg.seed,
             self.cfg.read_timeout,
             self.augmentations if training else None,
+            self.slots(split),
             labels=read_lbl(data / f"{split}.lbl", manifest, labels),
             classes=len(labels),
             multi_label=self.multi_label,
@@ -129,11 +130,23 @@ class EATClassificationTask(ClipTask):
             self.check_classes(cfg)
             if not self.take_sizes_from_restored(cfg):
                 initial = read_initial(cfg)
+                self.check_front_end(initial)
         model = super().build_model(cfg, from_checkpoint)
         if initial is not None:
             start_from(model, initial)
             self.name_differences(initial.path, initial.front_end)
         return model
+
+    def check_front_end(self, initial: Checkpoint | None) -> None:
+        """Raise CheckpointError where the model to start from has heard other spectrograms than this run's."""
+        theirs = None if initial is None else initial.front_end
+        if initial is not None and theirs is not None and theirs.name != self.front_end.name:
+            constants = "null" if "norm_mean" not in theirs.settings() else "..., its normalisation"
+            raise CheckpointError(
+                f"{initial.path} was trained on task.spectrogram={theirs.name}, but this run has "
+                f"{self.front_end.name}; set task.spectrogram={theirs.name} (and task.norm_mean, task.norm_std: "
+                f"{constants})."
+            )
 
     def check_classes(self, cfg: Any) -> None:
         """Take the number of classes from the label descriptors. Raises ConfigError where another is set."""
@@ -183,11 +196,6 @@ class EATClassificationTask(ClipTask):
     def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
         """As :meth:`ClipTask.prepare_batch`; mixing needs targets that are no integers."""
         return super().prepare_batch({**sample, "targets": sample["targets"].float()})
-
-    def blank_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """A batch of one silent clip without a label, which counts for nothing."""
-        targets = sample["targets"].new_zeros(1, sample["targets"].shape[1])
-        return {**super().blank_batch(sample), "targets": targets}
 
     def forget_scores(self) -> None:
         """Be ready for the validation of another split."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -26,8 +27,10 @@ from ..network.front_end import FRONT_ENDS, FrontEnd
 from ..network.settings import choose, setting
 from ..progress import Pace
 from .clip_batches import ClipBatches
+from .device import DeviceSettings, prepare_device
 from .fairseq_clips import FairseqClips
-from .fairseq_support import describe_device, record, reports_user_errors
+from .fairseq_support import record, reports_user_errors
+from .half_precision import FP16Optimizer
 from .survival.numbers import NonfiniteUpdates
 from .survival.stopping import stop
 
@@ -38,7 +41,7 @@ SCALER_PLACE = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflow
 
 
 @dataclass
-class ClipTaskConfig(AugmentationSettings, FairseqDataclass):
+class ClipTaskConfig(AugmentationSettings, DeviceSettings, FairseqDataclass):
     """What every task over clips of audio is told."""
 
     data: str = setting("", "folder of the manifests {split}.tsv")
@@ -51,6 +54,9 @@ class ClipTaskConfig(AugmentationSettings, FairseqDataclass):
     )
     norm_std: float | None = setting(None, "its standard deviation")
     spectrogram: str = setting("log_mel", "which front end turns waveforms into what the encoder eats")
+    fit_waveform: bool = setting(
+        False, "of a front end in decibels: pad and cut waveforms before it, not what it gives; silence then counts"
+    )
     crop: str = setting("start", "what is kept of longer clips: 'start' or 'random'")
     front_end: str = field(
         default="device",
@@ -67,6 +73,7 @@ class ClipTaskConfig(AugmentationSettings, FairseqDataclass):
     rebuild_batches: bool = setting(True, "put clips into new batches every epoch")
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
+    batch_size: int | None = II("dataset.batch_size")
     max_update: int = II("optimization.max_update")
     update_freq: list[int] = II("optimization.update_freq")
     log_format: str | None = II("common.log_format")
@@ -89,7 +96,11 @@ def build_front_end(cfg: ClipTaskConfig) -> FrontEnd:
                 f"task.spectrogram={cfg.spectrogram} normalises each clip by itself; set task.norm_mean=null "
                 "task.norm_std=null."
             )
-        return kind(cfg.target_length)
+        return kind(cfg.target_length, **({"fit_waveform": True} if cfg.fit_waveform else {}))
+    if cfg.fit_waveform:
+        raise ConfigError(
+            f"task.fit_waveform is for front ends in decibels, not for {cfg.spectrogram}; set it to false."
+        )
     if mean is None and std is None:
         mean, std = read_normalization(cfg.data)
         record(cfg, "task", norm_mean=mean, norm_std=std)
@@ -102,6 +113,8 @@ class ClipTask(FairseqTask):
     """Loads manifests, and turns batches of clips into filterbanks on the device."""
 
     cfg: ClipTaskConfig
+    bad: torch.Tensor | None = None
+    """Whether the newest update must change nothing, 1 or 0, where that is known to the device alone."""
 
     @classmethod
     def setup_task(cls, cfg: ClipTaskConfig, **kwargs: Any) -> ClipTask:
@@ -188,11 +201,17 @@ class ClipTask(FairseqTask):
             self.cfg.seed,
             self.cfg.read_timeout,
             self.augmentations if split == self.cfg.train_subset else None,
+            self.slots(split),
         )
+
+    def slots(self, split: str) -> int:
+        """Rows of the batches of a split: in training always the same number, else one at least."""
+        return (self.cfg.batch_size or 1) if split == self.cfg.train_subset else 1
 
     @reports_user_errors
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
-        """Build the model and say how large it is."""
+        """Build the model; where it is to be trained, make its device ready and say how large it is."""
+        device = "" if from_checkpoint else f"on {prepare_device(DeviceSettings.take(self.cfg), self.cfg.cpu)}, "
         model = super().build_model(cfg, from_checkpoint)
         model.encoder.grid(self.cfg.target_length, "task.target_length")
         if model.settings.mel_bins != self.front_end.bins:
@@ -201,10 +220,7 @@ class ClipTask(FairseqTask):
                 f"{model.settings.mel_bins}; set model.mel_bins={self.front_end.bins}."
             )
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        logger.info(
-            f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, on {describe_device(self.cfg.cpu)}, "
-            f"{self.precision()}"
-        )
+        logger.info(f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, {device}{self.precision()}")
         return model
 
     def precision(self) -> str:
@@ -239,14 +255,6 @@ class ClipTask(FairseqTask):
             return batch
         return self.augmentations.apply({**batch, "filterbank": batch["filterbank"].float()})
 
-    def blank_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """A batch of one silent clip in place of one whose every clip was skipped.
-
-        It keeps this device in step with the others and counts for nothing.
-        """
-        silence = torch.zeros(1, 1, self.cfg.target_length, self.front_end.bins, device=self.device)
-        return {**sample, "clips": [0], "filterbank": silence}
-
     def watch_skipped(self, split: str, sample: dict[str, Any]) -> None:
         """Log clips that could not be read, each once. Raises TrainingError when they pass ``max_skipped``."""
         if sample["skipped"]:
@@ -257,15 +265,12 @@ class ClipTask(FairseqTask):
     def judge(
         self, sample: dict[str, Any], model: Any, criterion: Any, autocast: bool = False
     ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
-        """The criterion's loss, sample size and log of a batch; all are 0 where none of its clips could be read."""
+        """The criterion's loss, sample size and log of a batch."""
         self.watch_skipped(sample["split"], sample)
         self.device = next(model.parameters()).device
-        batch = self.prepare_batch(sample) if sample["clips"] else self.blank_batch(sample)
+        batch = self.prepare_batch(sample)
         with torch.autocast(self.device.type, enabled=autocast):
-            loss, sample_size, logged = criterion(model, batch)
-        if sample["clips"]:
-            return loss, sample_size, logged
-        return loss * 0, sample_size * 0, {key: value * 0 for key, value in logged.items()}
+            return criterion(model, batch)
 
     @reports_user_errors
     def train_step(
@@ -282,11 +287,13 @@ class ClipTask(FairseqTask):
         model.train()
         model.set_num_updates(update_num)
         autocast = isinstance(optimizer, AMPOptimizer)
-        loss, sample_size, logging_output = self.judge(sample, model, criterion, autocast)
-        if ignore_grad:
-            loss = loss * 0
-        # A loss that is not finite must not count even where its gradients are: 1, or NaN.
-        optimizer.backward(loss * (1 + (loss - loss).detach()))
+        half = isinstance(optimizer, FP16Optimizer)
+        with optimizer.local_gradients(model) if half else contextlib.nullcontext():
+            loss, sample_size, logging_output = self.judge(sample, model, criterion, autocast)
+            if ignore_grad:
+                loss = loss * 0
+            # A loss that is not finite must not count even where its gradients are: 1, or NaN.
+            optimizer.backward(loss * (1 + (loss - loss).detach()))
         waited = time.monotonic() - self.saved_at
         # One process's word or clock is for all of them: they save, and stop, after the same update.
         asked = {"told_to_stop": bool(stop), "save_due": 0 < self.cfg.save_minutes * 60 < waited}
@@ -302,6 +309,11 @@ class ClipTask(FairseqTask):
         sentence = self.pace.after_update(update_num + 1, self.cfg.max_update)
         if sentence:
             logger.info(sentence)
+
+    def skip_where(self, bad: torch.Tensor, optimizer: Any) -> None:
+        """Have the update that is being made change nothing where ``bad``, a number on the device, is 1 and not 0."""
+        optimizer.optimizer.found_inf = bad
+        self.bad = bad
 
     def after_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
         """What follows an update of the parameters."""
@@ -336,12 +348,10 @@ class ClipTask(FairseqTask):
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """Log clips per second beside what the criterion logs."""
         clips = sum(log.get("nsentences", 0) for log in logging_outputs)
+        updates = sum(log.get("updates", 0) for log in logging_outputs) or 1
         metrics.log_speed("clips_per_s", clips, priority=90, round=2)
-        metrics.log_scalar("bsz", clips, priority=190, round=1)
+        metrics.log_scalar("bsz", clips / updates, updates, priority=190, round=1)
         metrics.log_scalar("nonfinite", self.nonfinite.total, weight=0, priority=800)
-        for name in ("told_to_stop", "save_due"):
-            asked = sum(log.get(name, 0.0) for log in logging_outputs) > 0
-            setattr(self, name, getattr(self, name) or bool(asked))
         if self.nonfinite.skip:
             self.nonfinite.skip = False
             metrics.log_scalar("loss", float("nan"), weight=0)  # shown only where nothing else was logged

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigKeyError
 
@@ -115,13 +114,6 @@ def explain_unknown_keys() -> None:
             raise ConfigError(f"there is no such setting: {str(error).splitlines()[0]}; check its spelling.") from None
 
     vars(entry)["add_defaults"] = explained
-
-
-def describe_device(cpu: bool) -> str:
-    """The device that training runs on, in words; ``cpu`` is the setting ``common.cpu``."""
-    if torch.cuda.is_available() and not cpu:
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def record(cfg: Any, section: str, **values: Any) -> None:

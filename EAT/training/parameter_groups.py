@@ -16,7 +16,16 @@ def matrices(name: str, parameter: Tensor) -> bool:
     return parameter.ndim > 1 and not name.endswith(".bias")
 
 
-DECAYED: dict[str, Callable[[str, Tensor], bool]] = {"all": lambda name, parameter: True, "matrices": matrices}
+def weights(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is the weight of a Linear or a convolution: no bias, norm, CLS, prototype or query."""
+    return parameter.ndim > 1 and name.endswith(".weight")
+
+
+DECAYED: dict[str, Callable[[str, Tensor], bool]] = {
+    "all": lambda name, parameter: True,
+    "matrices": matrices,
+    "weights": weights,
+}
 """The choices of ``optimizer.decayed``: which parameters weight decay acts on, by name and value."""
 
 

@@ -11,6 +11,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
 from ..errors import TrainingError
+from ..network.masking import Masks
 from ..network.objective import TERMS, WATCHED
 from ..network.settings import choose, setting
 from .fairseq_support import reports_user_errors, unwrap
@@ -99,9 +100,11 @@ class UtteranceFrameCriterion(FairseqCriterion):
         Clips thus weigh the same however they are spread over devices and accumulated batches.
         """
         core, clips = unwrap(model), len(sample["clips"])
-        lengths = sample.get("lengths")
-        frames = None if lengths is None else self.task.front_end.real_frames(lengths)
-        batch = core.draw(sample["filterbank"], sample["clips"], frames, seed=sample["seed"], epoch=sample["epoch"])
+        drawn = (sample["keys"], Masks(sample["visible"], sample["masked"])) if "visible" in sample else None
+        batch = core.draw(
+            sample["filterbank"], sample["numbers"], sample["frames"],
+            seed=sample["seed"], epoch=sample["epoch"], drawn=drawn,
+        )  # fmt: skip
         outcome = model(batch, tuple(self.weights))
         terms = torch.stack([weight * outcome.terms[name] for name, weight in self.weights.items()])
         loss = terms.sum()
@@ -131,13 +134,16 @@ class UtteranceFrameCriterion(FairseqCriterion):
             for name, value in watched.values(sum(log[kind] for log in logging_outputs if kind in log)).items():
                 metrics.log_scalar(name, value, clips, round=decimals)
                 if self.training and name in GUARDS and getattr(self.cfg, GUARDS[name].key):
-                    self.guard(name, float(value))
+                    self.guard(name, float(value), float(sum(log.get("updates", 0) for log in logging_outputs) or 1))
 
-    def guard(self, name: str, value: float) -> None:
-        """Raise TrainingError where a watched quantity, or its running average, has passed its bound."""
+    def guard(self, name: str, value: float, updates: float = 1) -> None:
+        """Raise TrainingError where a watched quantity, or its running average, has passed its bound.
+
+        ``value`` is that of so many ``updates``.
+        """
         guard = GUARDS[name]
         memory = min(self.updates, guard.horizon)
-        average = (memory * self.averages.get(name, value) + value) / (memory + 1)
+        average = (memory * self.averages.get(name, value) + updates * value) / (memory + updates)
         self.averages[name] = average
         bound = getattr(self.cfg, guard.key)
         passed = average > bound if guard.key.startswith("max_") else average < bound

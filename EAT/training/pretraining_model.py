@@ -42,7 +42,7 @@ class EATPretrainingModel(Pretraining, BaseFairseqModel):
         mark_parameters(model)
         keep_freed_memory()
         if model.settings.compile:
-            model.compile_blocks()
+            model.compile()
         return model
 
     def set_num_updates(self, num_updates: int) -> None:

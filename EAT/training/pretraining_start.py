@@ -43,8 +43,10 @@ def start_from(model: Pretraining, path: str) -> FrontEnd | None:
     given[ENCODER + POSITIONS] = extend_positions(given[ENCODER + POSITIONS], model.settings)
     if not parts[TEACHER]:
         given |= {TEACHER + name: given[ENCODER + name] for name in parts[ENCODER] if name != POSITIONS}
+    if not parts[DECODER]:
+        given |= {name: value for name, value in model.state_dict().items() if name.startswith(DECODER)}
     try:
-        model.load_state_dict({**model.state_dict(), **given})
+        model.load_state_dict(given)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit the model of these settings ({reason[:300]}).") from None

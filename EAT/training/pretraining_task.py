@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fairseq.optim.fp16_optimizer import FP16Optimizer
 from fairseq.tasks import register_task
 
+from ..data.manifest import Manifest
 from ..errors import ConfigError
+from ..network.masking import Drawing
 from .clip_task import ClipTask, ClipTaskConfig
+from .fairseq_clips import FairseqClips
 from .fairseq_support import reports_user_errors, restored_path, unwrap
+from .half_precision import FP16Optimizer
 from .pretraining_start import start_from
 from .survival.checkpoints import is_new_run
 
@@ -28,6 +31,9 @@ class EATPretrainingTask(ClipTask):
     start: dict[str, torch.Tensor] = {}  # noqa: RUF012 - replaced, never changed
     """The student's parameters as a checkpoint had them, until the first update."""
 
+    drawing: Drawing | None = None
+    """How masks are drawn along with batches."""
+
     @reports_user_errors
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the network, from ``model.model_path`` where a run begins with one.
@@ -36,6 +42,7 @@ class EATPretrainingTask(ClipTask):
         learnt and nobody asked for that.
         """
         model: Any = super().build_model(cfg, from_checkpoint)
+        self.drawing = unwrap(model).drawing(self.cfg.target_length)
         restored = restored_path(cfg)
         if from_checkpoint or (restored is not None and not is_new_run(restored)):
             return model
@@ -69,12 +76,18 @@ class EATPretrainingTask(ClipTask):
         self.start = {}
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
+    def build_dataset(self, split: str, manifest: Manifest) -> FairseqClips:
+        """The data set of one split, with the masks of its clips."""
+        dataset = super().build_dataset(split, manifest)
+        dataset.drawing = self.drawing
+        return dataset
+
     def after_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
         """Update the teacher: once after each update of the student, never after a skipped one."""
         core = unwrap(model)
         # In half precision the student's float32 parameters live in the optimiser; the teacher averages those.
         masters = float32_masters(optimizer, core) if isinstance(optimizer, FP16Optimizer) else None
-        core.update_teacher(update_num + 1, masters)
+        core.update_teacher(update_num + 1, masters, self.bad)
 
 
 def float32_masters(optimizer: FP16Optimizer, model: torch.nn.Module) -> dict[str, torch.Tensor]:

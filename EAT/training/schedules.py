@@ -12,6 +12,7 @@ from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 from omegaconf import II
 
 from ..errors import ConfigError
+from ..network.rates import floored_cosine
 from ..network.settings import choose, setting
 from .fairseq_support import reports_user_errors
 
@@ -23,7 +24,7 @@ class ScheduleConfig(FairseqDataclass):
     shape: str = setting("cosine", "how the learning rate moves over the run")
     warmup_updates: int = setting(0, "updates of the linear warm-up")
     warmup_init_lr: float = setting(0.0, "learning rate at its start")
-    min_lr: float = setting(0.0, "learning rate at the end")
+    min_lr: float = setting(0.0, "learning rate at the end; of 'floored_cosine', the least one anywhere")
     lr_period_updates: float = setting(-1, "length of the descent; -1: from the end of the warm-up to max_update")
     lr: list[float] = II("optimization.lr")
     max_update: int = II("optimization.max_update")
@@ -39,7 +40,13 @@ def cosine(cfg: ScheduleConfig, updates: int) -> float:
     return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * done / period))
 
 
-RATES: dict[str, Callable[[ScheduleConfig, int], float]] = {"cosine": cosine}
+def floored(cfg: ScheduleConfig, updates: int) -> float:
+    """:func:`EAT.network.rates.floored_cosine`: a descent to 0 that ``min_lr`` cuts off."""
+    period = cfg.lr_period_updates if cfg.lr_period_updates > 0 else cfg.max_update - cfg.warmup_updates
+    return floored_cosine(updates, cfg.lr[0], cfg.min_lr, cfg.warmup_updates, int(period))
+
+
+RATES: dict[str, Callable[[ScheduleConfig, int], float]] = {"cosine": cosine, "floored_cosine": floored}
 """The choices of ``lr_scheduler.shape``: learning rate of the update that follows so many."""
 
 

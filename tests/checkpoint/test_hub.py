@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
+import EAT
 from EAT.checkpoint.hub import named
 from EAT.data.labels import read_descriptors
 
@@ -249,6 +250,7 @@ def test_a_pushed_folder_opens_by_its_name(hub: Hub, user: User, tmp_path: Path)
     loaded = user.python(code, "me/sounds", str(tmp_path / "mel.pt"), str(tmp_path / "out.pt"))
     assert loaded.returncode == 0, loaded.stderr
     np.testing.assert_allclose(torch.load(tmp_path / "out.pt").numpy(), mel["logits"], atol=1e-4)
+    assert EAT.load(tmp_path / "sounds").labels == tuple(names)
 
 
 def test_a_folder_is_written_without_a_network(user: User, tmp_path: Path) -> None:
@@ -268,7 +270,7 @@ def test_a_folder_is_written_without_a_network(user: User, tmp_path: Path) -> No
     assert done.statuses == [0, 2, 2, 2]
     errors = done.err.splitlines()
     assert errors[0] == "note: the model card states no licence; --licence ID states one."
-    assert errors[1] == "error: 1 class names are given, but me/encoder has no classes."
+    assert f"{source} has 0 classes, but {tmp_path}/labels.csv has 1 classes" in errors[1]
     assert errors[-1].startswith("error: me/encoder could not be uploaded to http://127.0.0.1:9 (")
     assert (folder / "README.md").read_text() == "my own words"
     assert not (folder / "pretraining.safetensors").exists()

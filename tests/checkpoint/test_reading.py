@@ -65,6 +65,17 @@ def test_published_checkpoints_give_the_published_numbers(name):
         np.testing.assert_allclose(logits(checkpoint, mel), data[wanted_logits], rtol=1e-4, atol=1e-5)
 
 
+def test_a_published_checkpoint_of_sslam_gives_its_numbers():
+    data = np.load(CONFORMANCE / "sslam_pretrain_io.npz")
+    mel = data["mel"].astype(np.float32)
+    student, teacher = (read_checkpoint(CONFORMANCE / "sslam_pretrain.pt", weights=w) for w in ("student", "teacher"))
+    assert (student.format, student.kind) == ("published", "pretraining")
+    tokens = features(student, mel)
+    np.testing.assert_allclose(tokens[:, 0], data["checkpoint_student_cls"], atol=1e-4)
+    np.testing.assert_allclose(tokens[:, 1:].mean(axis=1), data["checkpoint_student_mean"], atol=1e-4)
+    np.testing.assert_allclose(features(teacher, mel)[:, 0], data["checkpoint_teacher_cls"], atol=1e-4)
+
+
 def test_the_teacher_is_read_by_choice():
     data = np.load(CONFORMANCE / "official_pretrain_io.npz")
     teacher = read_checkpoint(CONFORMANCE / "official_pretrain.pt", weights="teacher")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import importlib
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from EAT.__main__ import COMMANDS
+from EAT.__main__ import COMMANDS, OWN
 
-from ..conftest import CLIPS, CONFORMANCE
+from ..conftest import CLIPS, CONFORMANCE, ROOT
 
 MODULES = {
     "EAT": "EAT.__main__",
     "feature_extract/feature_extract.py": "EAT.commands.extract",
     **{name: name for name in COMMANDS},
+    **{f"eat {name}": module for name, (module, _) in OWN.items()},
 }
 SAME = {
     "--device": (None, "cpu or cuda; by default cuda where there is one"),
@@ -111,3 +114,11 @@ def test_errors_are_one_sentence_on_stderr(name, arguments, tmp_path, capsys) ->
     captured = capsys.readouterr()
     assert not captured.out
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+def test_a_full_device_for_what_is_said(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "EAT.convert", str(CONFORMANCE / "official_pretrain.pt"), f"{tmp_path}/x.pt"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == "error: what this command says cannot be written (No space left on device).\n"

@@ -21,6 +21,7 @@ from EAT.data.labels import read_descriptors
 from EAT.inference.prediction import Prediction
 from EAT.inference.segments import Merging
 from EAT.inference.windows import ScoredWindow, score_recording
+from EAT.pictures.prediction import draw_prediction
 from EAT.pictures.spectrogram import recording_mel
 
 from ..conftest import CONFORMANCE, ROOT
@@ -201,7 +202,24 @@ def test_pictures(labels, minute, clips, tmp_path):
         image = matplotlib.image.imread(picture)
         assert image.shape[0] > 500 and image.shape[1] > 1000
         assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 100  # not a blank sheet
-    assert recording_mel(minute).shape == (128, 1500)  # 5 998 frames, four to a column
+    bands, seconds = recording_mel(minute)
+    assert bands.shape == (128, 1500) and seconds == pytest.approx(60)  # 5 998 frames, four to a column
+
+
+def test_a_prediction_s_spectrogram_and_timeline_have_one_axis_of_time(labels, tmp_path):
+    """What sounds at a second stands above the scores of that second, in the picture's own coordinates."""
+    waveform = np.zeros(16_000 * 5, np.float32)
+    waveform[32_000:32_400] = 0.5  # a click at 2 s
+    soundfile.write(tmp_path / "click.wav", waveform, 16_000)
+    bands, seconds = recording_mel(str(tmp_path / "click.wav"))
+    assert seconds == pytest.approx(4.98)  # 498 frames; not the 5 s that they were stretched to
+    assert bands.mean(axis=0).argmax() * seconds / bands.shape[1] == pytest.approx(2.0, abs=0.03)
+    scores = list(score_recording(EAT.load(CHECKPOINT), str(tmp_path / "click.wav"), 128))
+    found = Prediction(str(tmp_path / "click.wav"), 5.0, scores[0].scores.numpy(), tuple(scores))
+    picture = draw_prediction(found, read_descriptors(labels))
+    picture.draw_without_rendering()  # puts everything in its place
+    upper, lower = (axes.transData.transform((2.0, 0))[0] for axes in picture.axes[:2])
+    assert upper == pytest.approx(lower) and picture.axes[0].images[0].get_extent()[1] == pytest.approx(seconds)
 
 
 def test_unusable_arguments(labels, clips, tmp_path, capsys):

@@ -184,3 +184,75 @@ def test_a_further_one_leaves_the_others_numbers_alone(monkeypatch: pytest.Monke
     assert after == {**before, "polarity": [1.0]}
     batch = {"filterbank": torch.ones(1, 1, 2, 2), "drawn": {"polarity": torch.tensor([[1.0]])}}
     assert torch.equal(more.apply(batch)["filterbank"], -torch.ones(1, 1, 2, 2))
+
+
+# BAT's
+
+
+def further(**strengths: float) -> Augmentations:
+    return Augmentations(
+        AugmentationSettings(mixup_prob=0.5, time_mask=0.1, frequency_mask=0.1, augmentations=strengths)
+    )
+
+
+def test_coloured_noise_has_its_level_colour_and_frequency_of_use() -> None:
+    waveform = 0.3 * torch.sin(torch.arange(16000) * 0.1)
+    chain, ratios, slopes = further(coloured_noise=0.5), [], []
+    for clip in range(300):
+        noise = (chain.waveform(waveform, np.random.default_rng(clip)) - waveform).double()
+        if not noise.any():
+            continue
+        ratios.append(10 * np.log10(float(waveform.double().square().mean() / noise.square().mean())))
+        power = np.abs(np.fft.rfft(noise.numpy())) ** 2
+        bins = np.arange(1, len(power) + 1)
+        slopes.append(-np.polyfit(np.log(bins), np.log(power + 1e-30), 1)[0])  # power falls with bin^-c
+    assert 0.4 < len(ratios) / 300 < 0.6
+    assert 5 - 1e-3 <= min(ratios) < 6 and 24 < max(ratios) <= 25 + 1e-3
+    assert -2.1 < min(slopes) < -1.7 and 1.7 < max(slopes) < 2.1
+    assert stats.kstest(np.array(slopes), "uniform", (-2, 4)).pvalue > 0.01
+
+
+def test_a_roll_of_filterbanks_is_one_for_the_batch_and_leaves_padding() -> None:
+    chain = Augmentations(AugmentationSettings(augmentations={"roll_filterbank": 1}))
+    filterbank = torch.arange(1.0, 65).view(1, 1, 64, 1).repeat(2, 1, 1, 128)
+    filterbank[1, :, 40:] = 0
+    clips = [chain.draw(np.random.default_rng(clip), 64, 128) for clip in range(2)]
+    shifts = set()
+    for batch in range(40):
+        drawn = chain.collate(clips, batch_rng(1, 1, [batch]))
+        frames = torch.tensor([64, 40])
+        rolled = chain.apply({"filterbank": filterbank, "drawn": drawn, "frames": frames})["filterbank"][:, 0, :, 0]
+        shift = int(rolled[0].argmin())  # where the first frame is now
+        shifts.add(shift)
+        assert torch.equal(rolled[0], filterbank[0, 0, :, 0].roll(shift))
+        assert torch.equal(rolled[1, :40], filterbank[1, 0, :40, 0].roll(shift)) and not rolled[1, 40:].any()
+    assert len(shifts) > 20
+
+
+def test_mixup_by_clip_comes_before_masks_and_after_rolling() -> None:
+    chain = further(clip_mixup=0.8, roll_filterbank=1, further_masks=2)
+    clips = [chain.draw(np.random.default_rng(clip), 64, 128) for clip in range(400)]
+    weights = np.array([clip["clip_mixup"][0] for clip in clips])
+    assert 0.4 < (weights == 1.0).mean() < 0.6
+    assert stats.kstest(weights[weights < 1.0], "beta", (0.8, 0.8)).pvalue > 0.01
+    drawn = chain.collate(clips[:3], batch_rng(1, 1, [0]))
+    filterbank, targets = torch.rand(3, 1, 64, 128) + 1, torch.eye(3)
+    frames = torch.full((3,), 64)
+    found = chain.apply({"filterbank": filterbank, "targets": targets, "drawn": drawn, "frames": frames})
+    weight = torch.from_numpy(weights[:3]).float()
+    shift = int(float(drawn["roll_filterbank"][0, 0]) * 64)
+    wanted = mix(filterbank.roll(shift, dims=2), weight)
+    spans = [(clip["time_mask"], clip["frequency_mask"], clip["further_masks"]) for clip in clips[:3]]
+    for row, (time, frequency, more) in zip(wanted, spans, strict=True):
+        for start, width in (time, more[0:2], more[4:6]):
+            row[:, start : start + width] = 0
+        for start, width in (frequency, more[2:4], more[6:8]):
+            row[:, :, start : start + width] = 0
+    torch.testing.assert_close(found["filterbank"], wanted)
+    torch.testing.assert_close(found["targets"], weight[:, None] * targets + (1 - weight[:, None]) * targets.flip(0))
+
+
+def test_what_is_off_draws_nothing() -> None:
+    names = ("coloured_noise", "roll_filterbank", "clip_mixup", "further_masks")
+    drawn = NOTHING.draw(np.random.default_rng(0), 64, 128)
+    assert all(name in drawn and not list(drawn[name]) for name in names)

@@ -111,6 +111,18 @@ def test_clips_too_short_to_be_reflected_are_padded(samples: int) -> None:
     assert Decibels.frames(samples) == Decibels.frames(1024) == 7
 
 
+def test_waveforms_that_are_fitted_first_have_their_silence_counted(waves: dict) -> None:
+    fitting, clip = Decibels(64, fit_waveform=True), waves["wave_tone"]
+    assert fitting.samples == 63 * 160 and Decibels(64).samples is None
+    padded = torch.nn.functional.pad(clip, (0, fitting.samples - len(clip)))
+    assert torch.equal(fitting(clip[None]), Decibels(64)(padded[None]))
+    assert torch.equal(fitting(torch.cat([clip, clip])[None]), Decibels(64)(torch.cat([clip, clip])[None, : 63 * 160]))
+    beside = torch.nn.utils.rnn.pad_sequence([clip, waves["wave_noise"]], batch_first=True, padding_value=2.0)
+    together = fitting(beside, torch.tensor([len(clip), 16000]))
+    assert torch.equal(together[:1], fitting(clip[None]))
+    assert fitting.real_frames(torch.tensor([8000])).item() == 51  # the rest is padding still
+
+
 def test_the_library_computes_the_same(torchaudio: types.ModuleType, waves: dict) -> None:
     mel = torchaudio.transforms.MelSpectrogram(sample_rate=16000, n_fft=1024, hop_length=160, n_mels=128, f_min=0)
     wave = waves["wave_real"][None]

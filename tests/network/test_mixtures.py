@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from EAT.data.clips import ClipDataset, batch_filterbank
+from EAT.data.manifest import Manifest
 from EAT.errors import ConfigError
+from EAT.network.front_end import FrontEnd
 from EAT.network.masking import mask_map, masks_from_map
 from EAT.network.mixtures import MixturePretraining, draw_regions, mixed_columns, region_width
 from EAT.network.objective import TERMS, WATCHED
@@ -259,6 +262,20 @@ def test_a_neighbours_padding_by_hand(foreign_padding: bool, second: list[float]
     own, kept = targets["frame"][1].view(4, 8, -1), targets["retention"][1].view(4, 8, -1)
     same = [torch.equal(a, b) for a, b in zip(own, kept, strict=True)]
     assert same == [False, True, not foreign_padding, not foreign_padding]
+
+
+def test_a_clip_that_cannot_be_read_partners_no_one(clips: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "broken.flac").write_bytes(b"fLaC" + bytes(200))
+    names = [str(clips[0]), str(tmp_path / "broken.flac"), str(clips[1])]
+    (tmp_path / "train.tsv").write_text("\n".join([str(tmp_path), *(f"{name}\t16000" for name in names)]) + "\n")
+    dataset = ClipDataset(Manifest(tmp_path / "train.tsv", True), FrontEnd(128))
+    read = dataset.collate([dataset[number] for number in range(3)])
+    assert read["clips"] == [0, 2] and [number for number, _ in read["skipped"]] == [1]
+    filterbank = batch_filterbank(read, dataset.front_end)
+    made = MixturePretraining(TINY).draw(filterbank, read["clips"], seed=1, epoch=1)
+    columns, both = made.filterbank.unflatten(2, (8, 16)), filterbank.amax(dim=0).unflatten(1, (8, 16))
+    for mixture in columns[2:]:  # of the two that could be read
+        assert torch.equal(mixture[:, made.mixed], both[:, made.mixed])
 
 
 def test_the_teacher_hears_a_neighbour_in_mixed_columns_alone() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,9 @@ from EAT.errors import ConfigError
 from EAT.network.settings import FineTuningSettings
 from EAT.training.adamw import EATAdamW, EATAdamWConfig
 from EAT.training.classification_model import EATClassificationModel, EATClassificationModelConfig
+from EAT.training.parameter_groups import parameter_groups
+
+from ..published import our_bat_name
 
 
 def build(**settings) -> EATClassificationModel:
@@ -81,3 +86,23 @@ def test_sizes_are_the_base_models_where_nothing_else_is_known() -> None:
 def test_settings_that_cannot_work(settings: dict, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         FineTuningSettings(**settings).classifier()
+
+
+def test_rates_and_decay_are_those_of_bats_published_groups(conformance: Path) -> None:
+    """Block by block, with its patches and CLS below the first, and neither CLS nor vectors decayed."""
+    stored = json.loads((conformance / "bat_expected.json").read_text())["finetuning_groups"]
+    sizes = {"embed_dim": 64, "depth": 3, "num_heads": 4, "attention": "gated", "time_patches": 64}
+    model = build(**sizes, num_classes=5, layer_decay=0.75, layer_decay_input=True)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
+        for group in parameter_groups(model.parameters(), 0.05, "weights")
+        for parameter in group["params"]
+    }
+    own = {"head.ln": "norm", "head.fc": "head"}
+    wanted = {}
+    for name, pair in stored.items():
+        head = next((ours for theirs, ours in own.items() if name.startswith(theirs)), None)
+        key = f"{head}.{name.split('.')[-1]}" if head else our_bat_name(f"encoder.{name}")
+        wanted[key] = pytest.approx(tuple(pair))
+    assert found == wanted

@@ -25,6 +25,7 @@ from EAT.data.manifest import Manifest
 from EAT.network.classifier import Classifier
 from EAT.network.front_end import FrontEnd
 from EAT.network.settings import ClassifierSettings
+from EAT.pictures.run_logs import read_log
 from EAT.tasks import classification  # noqa: F401, registers the task, the model and the criterion
 
 from ..conftest import CONFORMANCE, ROOT
@@ -103,6 +104,8 @@ def test_two_processes_measure_the_same_as_one_and_as_scikit_learn(multi: Path, 
         assert line["eval_mAP"] == pytest.approx(expected, abs=1e-5)
         assert line["eval_AUC"] == pytest.approx(auc, abs=1e-5)
         assert line["eval_loss"] == pytest.approx(logged[0]["eval_loss"], rel=1e-5)
+    drawn = read_log(tmp_path / "one")["eval"]  # what pictures of runs show
+    assert drawn["mAP"][-1] == pytest.approx(expected, abs=1e-5) and drawn["num_updates"][-1] == 1
     for run in (one, two[0]):  # the others keep silent
         named = re.findall(r"eval: (\d+) of 12 classes have no clip and are left out of the means: (.*)", run.output)
         assert len(named) == 1 and int(named[0][0]) == (~present).sum() and "Nobody'S" in named[0][1]

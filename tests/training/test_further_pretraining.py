@@ -12,16 +12,18 @@ import pytest
 import torch
 
 from EAT.checkpoint.formats import read_contents, write_checkpoint
+from EAT.errors import CheckpointError
 from EAT.inference.learning import open_pretraining
 from EAT.network.masking import masks_from_map
+from EAT.network.pretraining import Pretraining
+from EAT.network.settings import PretrainingSettings
+from EAT.training.pretraining_start import start_from
 
 from ..fairseq_runs import TINY, train, train_distributed
-from ..published import our_name
+from ..published import SIZES, our_name
 from ..tiny import model
 
-PUBLISHED = {"embed_dim": 64, "depth": 3, "num_heads": 4, "decoder_layers": 2, "decoder_width": 64, "clone_batch": 2}
-SIZES = (*(value for value in TINY if not value.startswith("model.")), *model(PUBLISHED))
-"""Of the published-layout checkpoints among the conformance data."""
+GIVEN = (*(value for value in TINY if not value.startswith("model.")), *model({**SIZES, "clone_batch": 2}))
 STILL = (
     "model.ema_decay=1", "model.ema_end_decay=1", "optimization.max_update=1", "lr_scheduler.lr_period_updates=9",
     "dataset.batch_size=4",
@@ -44,7 +46,7 @@ def said(output: str) -> str:
 def started(clip_manifest: Path, folder: Path, path: Path, *overrides: str, config: str = "pretraining_AS2M") -> str:
     """Start a run that changes nothing; what it said it started from."""
     run = train(
-        config, *SIZES, *STILL, f"task.data={clip_manifest}", f"checkpoint.save_dir={folder}",
+        config, *GIVEN, *STILL, f"task.data={clip_manifest}", f"checkpoint.save_dir={folder}",
         f"model.model_path={path}", *overrides,
     )  # fmt: skip
     return said(run.output)
@@ -123,12 +125,21 @@ def test_another_size_is_refused_with_the_settings_to_give(
     assert "Traceback" not in run.output and not list(tmp_path.glob("*.pt"))
 
 
+def test_half_a_decoder_is_refused(conformance: Path, tmp_path: Path) -> None:
+    state = torch.load(conformance / "official_pretrain.pt")
+    del state["model"]["modality_encoders.IMAGE.decoder.proj.bias"]
+    torch.save(state, tmp_path / "half.pt")
+    with pytest.raises(CheckpointError, match=r"half\.pt does not fit .*decoder\.projection\.bias"):
+        start_from(Pretraining(PretrainingSettings(**SIZES)), str(tmp_path / "half.pt"))
+
+
 def test_mixtures_do_not_begin_with_nothing_unless_that_is_asked_for(clip_manifest: Path, tmp_path: Path) -> None:
     given = (*TINY, *STILL, f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}")
     run = train("pretraining_SSLAM", *given, expect=1)
     assert "model.model_path is not set; mixtures go on from a finished EAT" in run.output
     train("pretraining_SSLAM", *given, "model.model_path=null")
-    train("pretraining_SSLAM", *given, "optimization.max_update=2")  # resumed, it needs no file to start from
+    resumed = train("pretraining_SSLAM", *given, "optimization.max_update=2", "criterion.weights.retention=0")
+    assert len(resumed.lines) == 1 and "retention_loss" not in resumed.lines[0]  # it needs no file to start from
 
 
 @pytest.mark.parametrize(
@@ -141,7 +152,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     start = tmp_path / "start.pt"
     shutil.copy(conformance / "official_pretrain.pt", start)
     common = (
-        *SIZES, f"common.bf16={precision}", f"task.data={clip_manifest}", "task.crop=random", "dataset.batch_size=32",
+        *GIVEN, f"common.bf16={precision}", f"task.data={clip_manifest}", "task.crop=random", "dataset.batch_size=32",
         "lr_scheduler.lr_period_updates=10", f"model.model_path={start}",
     )  # fmt: skip
     whole = train(config, *common, f"checkpoint.save_dir={tmp_path}/whole", "optimization.max_update=8")
@@ -165,7 +176,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 def test_two_processes_equal_one_that_accumulates(clip_manifest: Path, conformance: Path, tmp_path: Path) -> None:
     config = "pretraining_SSLAM"
     common = (
-        *SIZES, f"task.data={clip_manifest}", "dataset.batch_size=3", "optimization.max_update=4",
+        *GIVEN, f"task.data={clip_manifest}", "dataset.batch_size=3", "optimization.max_update=4",
         f"model.model_path={conformance / 'official_pretrain.pt'}",
     )  # fmt: skip
     one = train(config, *common, f"checkpoint.save_dir={tmp_path}/one", "optimization.update_freq=[2]")
@@ -178,7 +189,7 @@ def test_two_processes_equal_one_that_accumulates(clip_manifest: Path, conforman
 
 def test_mixtures_learn_in_bfloat16_as_in_float32(clip_manifest: Path, conformance: Path, tmp_path: Path) -> None:
     common = (
-        *SIZES, f"task.data={clip_manifest}", "dataset.batch_size=16", "optimization.max_update=30",
+        *GIVEN, f"task.data={clip_manifest}", "dataset.batch_size=16", "optimization.max_update=30",
         "optimization.lr=[1e-3]", f"model.model_path={conformance / 'official_pretrain.pt'}",
     )  # fmt: skip
     exact = train("pretraining_SSLAM", *common, f"checkpoint.save_dir={tmp_path}/float32")

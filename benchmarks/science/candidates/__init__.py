@@ -10,7 +10,7 @@ from torch import nn
 import EAT.models
 import EAT.tasks  # noqa: F401
 from EAT.network.masking import MASKINGS, keep
-from EAT.network.objective import TARGETS, TERMS, averaged_targets, mean_distance
+from EAT.network.objective import TARGETS, TERMS, averaged_targets
 from EAT.network.positions import POSITIONS, sine_cosine
 from EAT.network.random import words
 
@@ -102,7 +102,7 @@ TARGETS["spectrogram"] = Spectrogram
 
 def contrast(comparison):
     """Tell the clones of a clip from those of others by their CLS outputs (temperature 0.1)."""
-    cls = F.normalize(comparison.cls.float(), dim=-1)  # (B, M, D)
+    cls = F.normalize(comparison.cls[comparison.counts].float(), dim=-1)  # (B, M, D)
     clips, clones, _ = cls.shape
     flat = cls.flatten(0, 1)
     own = torch.eye(len(flat), dtype=torch.bool, device=flat.device)
@@ -120,7 +120,8 @@ def audible(comparison):
     """The frame loss over patches that hold audio alone."""
     masked = comparison.masks.masked
     real = comparison.real.gather(1, masked.flatten(1)).flatten()
-    return mean_distance(comparison.predictions[real], comparison.masked_targets[real])
+    error = F.mse_loss(comparison.predictions[real].float(), comparison.masked_targets[real])
+    return error * comparison.masked_targets.shape[-1] ** 0.5
 
 
 TERMS["audible"] = audible
