@@ -241,7 +241,12 @@ class ClipTask(FairseqTask):
             )
         if kwargs.get("grouped_shuffling"):
             raise ConfigError("dataset.grouped_shuffling is for clips of many lengths; all are of one, leave it false.")
-        return ClipBatches(super().get_batch_iterator(dataset, *args, **kwargs), self.cfg.update_freq)
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        if not isinstance(iterator, ClipBatches):
+            iterator = ClipBatches(iterator, self.cfg.update_freq)
+            if dataset in self.dataset_to_epoch_iter:  # fairseq keeps it for the epochs that follow
+                self.dataset_to_epoch_iter[dataset] = iterator
+        return iterator
 
     def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A batch with its filterbank on the device, augmented where it is to be."""

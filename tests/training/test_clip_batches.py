@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fairseq.data import FairseqDataset
 from fairseq.data.iterators import EpochBatchIterator, GroupedIterator
+from fairseq.tasks import FairseqTask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
 from EAT.training.clip_batches import ClipBatches
+from EAT.training.pretraining_task import EATPretrainingConfig, EATPretrainingTask
 
 from ..fairseq_runs import train
 from .survival.running import SMALLEST, losses
@@ -89,6 +94,33 @@ def test_as_many_clips_an_update_are_the_same_clips(one: tuple, updates: int, ea
         device.load_state_dict(state)
     after, _ = go_on(swapped, None)
     assert before + after == whole
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory")
+@pytest.mark.parametrize("devices", [1, 3])
+def test_every_epoch_is_in_fairseq_s_own_order(clip_manifest: Path, devices: int) -> None:
+    """Epoch after epoch, from one iterator that fairseq keeps and from the next."""
+
+    def epochs(iterator_of: Callable[[FairseqTask, FairseqDataset, int], EpochBatchIterator]) -> list[list[list[int]]]:
+        given = {"data": str(clip_manifest), "norm_mean": 0.0, "norm_std": 1.0, "target_length": 64}
+        of_other_sections = {"seed": 1, "train_subset": "train", "update_freq": [1], "cpu": True}
+        cfg = OmegaConf.structured(EATPretrainingConfig(**given, **of_other_sections))
+        task = EATPretrainingTask(cfg)
+        task.load_dataset("train")
+        found, epoch = [], 1
+        for _ in range(3):
+            iterator = iterator_of(task, task.dataset("train"), epoch)
+            counting = iterator.next_epoch_itr()
+            found.append([list(map(int, batch)) for batch in iterator.epoch_batch_sampler])
+            counting.n = counting.total
+            epoch = iterator.next_epoch_idx
+        return found
+
+    given = {"max_sentences": 4, "seed": 1, "num_shards": devices, "shard_id": devices - 1}
+    ours = epochs(lambda task, dataset, epoch: task.get_batch_iterator(dataset, epoch=epoch, **given))
+    theirs = epochs(lambda task, dataset, epoch: FairseqTask.get_batch_iterator(task, dataset, epoch=epoch, **given))
+    assert ours == theirs
+    assert ours[0] != ours[1] != ours[2]
 
 
 def test_another_order_of_clips_is_refused() -> None:
