@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -19,6 +20,7 @@ from omegaconf import OmegaConf
 
 from EAT.__main__ import SUBCOMMANDS
 from EAT.audio.recordings import read_audio
+from EAT.commands.convert import convert
 from EAT.commands.doctor.machine import EXTRAS
 from EAT.training.clip_task import ClipTaskConfig
 
@@ -47,6 +49,8 @@ GUIDES = (
     "docs/dependencies.md",
     "docs/weights.md",
     "docs/python.md",
+    "docs/interfaces.md",
+    "docs/uses.md",
     "feature_extract/README.md",
     "config/run_config/README.md",
     "CONTRIBUTING.md",
@@ -160,6 +164,7 @@ def sandbox(tmp_path: Path) -> Path:
     for name in ("EAT-base_epoch30_pt.pt", "EAT-base.pt", "CKPT"):
         shutil.copy(CONFORMANCE / "official_pretrain.pt", tmp_path / name)
     shutil.copy(CONFORMANCE / "official_finetune.pt", tmp_path / "finetuned.pt")
+    convert(str(tmp_path / "finetuned.pt"), str(tmp_path / "finetuned-hf"))
     (tmp_path / "class_labels_indices.csv").write_text(
         "index,mid,display_name\n" + "".join(f'{i},/m/{i},"Sound, number {i}"\n' for i in range(6))
     )
@@ -223,6 +228,7 @@ def test_what_is_not_run_is_there_and_has_a_reason() -> None:
 
 
 @pytest.mark.parametrize("guide", [guide for guide in GUIDES if code_blocks(guide, "python")])
+@pytest.mark.usefixtures("modules_of_its_own")
 def test_python_blocks_run(guide: str, sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(sandbox)
     clips = sorted(CLIPS.glob("loop_*"))
@@ -236,6 +242,8 @@ def test_python_blocks_run(guide: str, sandbox: Path, monkeypatch: pytest.Monkey
         exec(compile(block, guide, "exec"), names)
     if guide == "README.md":
         assert names["vectors"].shape == (2, 64)  # the stand-in's width
+    if guide == "docs/interfaces.md":
+        assert names["scores"].shape == (1, 6) and names["steps"].shape[2] == 8 * 64
 
 
 @pytest.mark.parametrize("guide", GUIDES)
@@ -313,6 +321,30 @@ def test_settings_exist(guide: str) -> None:
         if found and found[1] not in ("model.safetensors", "model.dept") and not found[1].endswith("()"):
             python = re.match(r"model\.(extract|frames|predict|labels|scores|logits|half|compile|train)", found[1])
             assert python or any(_has(config, found[1]) for config in recipes), f"{found[1]} is no setting"
+
+
+FOREIGN = ("Could not override", "Key 'dept' not in", "DistributedDataParallel")
+"""Messages of other programs that the page quotes."""
+
+
+def test_troubleshooting_quotes_what_is_said() -> None:
+    """Some of each message, two words and ten letters at least, stands in a string of the code."""
+    said = []
+    for path in (ROOT / "EAT").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                said.append("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.append(node.value)
+    rows = re.findall(r"^\| (`.+?`) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    messages = [message for row in rows for message in re.findall(r"`(.+?)`", row)]
+    assert len(messages) > 40
+    for message in messages:
+        words = re.sub(r"\b[\d.]+\b", "\0", message).split()
+        parts = [" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 2, len(words) + 1)]
+        parts = [part for part in parts if len(part) >= 10]
+        foreign = any(text in message for text in FOREIGN)
+        assert foreign or any(part in text for text in said for part in parts), f"nothing says {message!r}"
 
 
 @pytest.mark.parametrize("guide", [*GUIDES, "docs/extending.md"])
