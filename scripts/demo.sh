@@ -50,6 +50,7 @@ python -m EAT.plot run "$DEMO/finetuning" --output "$DEMO/pictures/finetuning.pn
 python -m EAT.plot features "$unseen" --checkpoint "$DEMO/pretraining/checkpoint_last.pt" \
     --output "$DEMO/pictures/features.png"
 python -m EAT.plot map "$DEMO/features" --manifest "$DEMO/data/eval.tsv" --output "$DEMO/pictures/map.png"
+python -m EAT.plot map "$DEMO/features" --manifest "$DEMO/data/eval.tsv" --output "$DEMO/map.html"
 
 step "Done. What there is now, in $DEMO/:"
 cat <<EOF
@@ -62,4 +63,5 @@ cat <<EOF
   pictures/pretraining.png    the losses falling
   pictures/features.png       that clip's features as colours under its spectrogram
   pictures/map.png            all those clips' features in the plane, a colour a family
+  map.html                    the same as a page on which they are heard
 EOF

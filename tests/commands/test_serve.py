@@ -23,7 +23,7 @@ import soundfile
 
 import EAT
 from EAT.audio.recordings import read_audio
-from EAT.commands.serve import main
+from EAT.commands.serve import main, parser, server
 
 from ..browser import browser, focused, page, until, violations  # noqa: F401, fixtures
 from ..conftest import CLIPS, CONFORMANCE, ROOT
@@ -222,6 +222,23 @@ def test_unusable_arguments(change: list[str], words: str, capsys) -> None:
     assert main(["--checkpoint", str(CHECKPOINT), "--port", "0", *change]) == 2
     errors = capsys.readouterr().err
     assert words in errors and errors.splitlines()[-1].startswith("error: ")
+
+
+def test_classes_are_called_what_the_checkpoint_or_labels_call_them(tmp_path: Path) -> None:
+    def about(checkpoint: str, *options: str) -> tuple[list[str], str]:
+        arguments = ["--checkpoint", str(CONFORMANCE / checkpoint), "--port", "0", *options]
+        with server(parser().parse_args(arguments)) as made:
+            return list(made.listener.classes), made.about["note"]
+
+    unnamed, note = about("official_finetune.pt")
+    assert unnamed == [f"class {index}" for index in range(6)] and "--labels" in note
+    assert about("official_pretrain.pt") == ([], "This model was pre-trained, not fine-tuned, and knows no classes.")
+    (tmp_path / "labels.csv").write_text("".join(f"{index},c{index},Class {index}\n" for index in range(6)))
+    named = [f"Class {index}" for index in range(6)]
+    assert about("official_finetune.pt", "--labels", str(tmp_path / "labels.csv")) == (named, "")
+    model = EAT.load(CONFORMANCE / "hf_finetune")
+    expected = list(model.labels) if model.labels else [f"class {index}" for index in range(model.num_classes)]
+    assert about("hf_finetune")[0] == expected
 
 
 # ---- in a browser ----
