@@ -25,7 +25,7 @@ import EAT
 from EAT.audio.recordings import read_audio
 from EAT.commands.serve import main, parser, server
 
-from ..browser import browser, focused, page, until, violations  # noqa: F401, fixtures
+from ..browser import focused, until, violations
 from ..conftest import CLIPS, CONFORMANCE, ROOT
 
 CHECKPOINT = CONFORMANCE / "official_finetune.pt"
@@ -244,13 +244,13 @@ def test_classes_are_called_what_the_checkpoint_or_labels_call_them(tmp_path: Pa
 # ---- in a browser ----
 
 
-def choose(page, served: Served, clip: Path) -> None:  # noqa: F811
+def choose(page, served: Served, clip: Path) -> None:
     page.goto(served.url)
     page.set_input_files("#file", clip)
     until(page, "!document.getElementById('heard').hidden")
 
 
-def test_a_file_is_seen_and_played_from_any_point(page, served: Served) -> None:  # noqa: F811
+def test_a_file_is_seen_and_played_from_any_point(page, served: Served) -> None:
     choose(page, served, CLIP)
     assert page.inner_text("#status").startswith("loop_garzul.flac, 0:05.0: ")
     assert {text.split("\n")[0] for text in page.locator("#timeline button").all_inner_texts()} == set(NAMES)
@@ -272,7 +272,7 @@ def test_a_file_is_seen_and_played_from_any_point(page, served: Served) -> None:
     assert page.locator("b").count() == 0  # a class's name is text
 
 
-def test_a_sound_that_is_dropped(page, served: Served) -> None:  # noqa: F811
+def test_a_sound_that_is_dropped(page, served: Served) -> None:
     page.goto(served.url)
     page.evaluate("window.given = new DataTransfer()")
     content = list((CLIPS / "elec_bell.flac").read_bytes())
@@ -284,7 +284,7 @@ def test_a_sound_that_is_dropped(page, served: Served) -> None:  # noqa: F811
     assert page.inner_text("#name") == "dropped.flac"
 
 
-def test_a_sound_that_is_recorded(page, served: Served) -> None:  # noqa: F811
+def test_a_sound_that_is_recorded(page, served: Served) -> None:
     """Chromium's own microphone beeps; it records WebM, which the page turns into a file that the server reads."""
     page.goto(served.url)
     page.click("#record")
@@ -298,7 +298,7 @@ def test_a_sound_that_is_recorded(page, served: Served) -> None:  # noqa: F811
     assert page.inner_text("#record") == "Record"
 
 
-def test_what_goes_wrong_is_said_on_the_page(page, served: Served, tmp_path: Path) -> None:  # noqa: F811
+def test_what_goes_wrong_is_said_on_the_page(page, served: Served, tmp_path: Path) -> None:
     page.goto(served.url)
     (tmp_path / "noise.wav").write_bytes(b"noise" * 100)
     (tmp_path / "long.wav").write_bytes(wav(25))
@@ -310,7 +310,7 @@ def test_what_goes_wrong_is_said_on_the_page(page, served: Served, tmp_path: Pat
     page.said[:] = [line for line in page.said if "Failed to load resource" not in line]  # Chromium's note of a 4xx
 
 
-def test_everything_is_done_with_the_keyboard_alone(page, served: Served) -> None:  # noqa: F811
+def test_everything_is_done_with_the_keyboard_alone(page, served: Served) -> None:
     page.goto(served.url)
     page.keyboard.press("Tab")
     assert focused(page) == "choose"
@@ -341,7 +341,7 @@ def test_everything_is_done_with_the_keyboard_alone(page, served: Served) -> Non
     assert "play from" in page.locator("#timeline button").first.get_attribute("aria-label")
 
 
-def test_the_page_can_be_read_by_all_and_asks_nobody_else(page, served: Served) -> None:  # noqa: F811
+def test_the_page_can_be_read_by_all_and_asks_nobody_else(page, served: Served) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     choose(page, served, CLIP)
