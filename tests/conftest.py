@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from .browser import browser, page  # noqa: F401, one browser for all tests
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFORMANCE = ROOT / "tests" / "conformance"
 CLIPS = ROOT / "data" / "clips"

@@ -62,6 +62,7 @@ def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
         "pictures/masks.png",
         "pictures/features.png",
         "pictures/map.png",
+        "map.html",
         "pictures/pretraining.png",
         "pictures/finetuning.png",
     ):

@@ -37,6 +37,7 @@ GUIDES = (
     "docs/coming-from-the-published-code.md",
     "docs/stability.md",
     "docs/learning.md",
+    "docs/looking.md",
     "docs/science.md",
     "docs/family.md",
     "docs/further-pretraining.md",
@@ -60,6 +61,7 @@ NOT_RUN = {
     "bash scripts/demo.sh": "takes minutes; tests/test_demo.py runs it",
     "bash scripts/test.sh": "runs this very test",
     "python -m EAT.weights fetch": "needs a network; tests/checkpoint/test_hub.py runs it against a Hub of its own",
+    "python -m EAT.serve": "serves until it is stopped; tests/commands/test_serve.py runs it",
     "pip install": "would change the environment that the tests run in; scripts/demo.sh installs",
 }
 """Beginnings of commands that a test cannot run, and why. Every other command of a shell block is run."""

@@ -108,7 +108,8 @@ def test_only_the_training_rooms_import_fairseq() -> None:
         names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
         names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
         foreign = {name.split(".")[0] for name in names} & {"fairseq", "hydra", "omegaconf", "fairseq_cli"}
-        assert not foreign or own in ("training", "tasks", "models", "commands", "comparison"), f"{path} imports {foreign}"
+        may = own in ("training", "tasks", "models", "commands", "comparison")
+        assert may or not foreign, f"{path} imports {foreign}"
 
 
 def test_tests_mirror_the_package() -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from . import mp3
+from .held import Held
 from .lengths import check_length
 from .resampling import MAX_RATE, MIN_RATE, SAMPLE_RATE, SINC, Resampler
 
@@ -74,25 +75,6 @@ def refuse_special(source: str) -> None:
         return  # whoever opens it says why it cannot
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise DataError(f"{source} is a pipe, a socket or a device; give a file.")
-
-
-class Held(str):
-    """A recording in memory, that can stand wherever a path does: its name, which errors say, and its file's bytes.
-
-    Args:
-        name: what errors call it; nothing is opened by that name.
-        content: a file in any format that is read.
-        check: called before every part that is read; what it raises ends the reading.
-    """
-
-    content: bytes
-    check: Callable[[], None]
-
-    def __new__(cls, name: str, content: bytes, check: Callable[[], None] = lambda: None) -> Held:
-        """A string that holds more."""
-        held = super().__new__(cls, name)
-        held.content, held.check = content, check
-        return held
 
 
 class _Sound(soundfile.SoundFile):
@@ -151,16 +133,6 @@ def _open_file(source: str, content: str | bytes) -> Recording:
         return samples
 
     return Recording(frames, sound.samplerate, sound.channels, read, opened.close)
-
-
-def _open_held(source: Held) -> Recording:
-    recording = _open_file(source, source.content)
-
-    def read(start: int, count: int) -> np.ndarray:
-        source.check()
-        return recording.read(start, count)
-
-    return recording._replace(read=read)
 
 
 @lru_cache(maxsize=32)
@@ -246,7 +218,7 @@ def file_of(source: str) -> str:
 
 
 def open_recording(source: str) -> Recording:
-    """Open a recording by path or container address, or one in memory (:class:`Held`).
+    """Open a recording by path or container address, or one in memory (:class:`EAT.audio.held.Held`).
 
     Raises:
         DataError: where there is no such recording, it is not audio, or its header is absurd.
@@ -255,7 +227,7 @@ def open_recording(source: str) -> Recording:
     if not isinstance(source, Held):
         refuse_special(file_of(source))
     if isinstance(source, Held):
-        recording = _open_held(source)
+        recording: Recording = source.opened(_open_file)
     elif stored:
         content = _read_member(stored["archive"], int(stored["offset"]), int(stored["length"]))
         recording = _open_file(source, content)

@@ -27,6 +27,7 @@ MADE = {
     "pictures/pretraining.png": "the losses falling",
     "pictures/features.png": "that clip's features as colours under its spectrogram",
     "pictures/map.png": "all those clips' features in the plane, a colour a family",
+    "map.html": "the same as a page on which they are heard",
 }
 """What there is afterwards, below the folder."""
 
@@ -88,6 +89,8 @@ def run(folder: Path) -> int:
         eat("plot", "features", unseen, "--checkpoint", pretrained, "--output", pictures / "features.png")
         eat("plot", "map", folder / "features", "--manifest", folder / "data" / "eval.tsv",
             "--output", pictures / "map.png")  # fmt: skip
+        eat("plot", "map", folder / "features", "--manifest", folder / "data" / "eval.tsv",
+            "--output", folder / "map.html")  # fmt: skip
     except subprocess.CalledProcessError as error:
         return error.returncode
     step(f"Done. What there is now, in {folder}/:")

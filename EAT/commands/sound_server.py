@@ -15,7 +15,8 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from ..audio.recordings import Held, open_recording
+from ..audio.held import Held
+from ..audio.recordings import open_recording
 from ..errors import DataError, EATError
 from ..pictures.hearing import Listener
 from ..pictures.pages import asset

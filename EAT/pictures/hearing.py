@@ -44,7 +44,7 @@ class Listener:
         """Everything about one recording.
 
         Args:
-            source: path, container address or :class:`EAT.audio.recordings.Held`.
+            source: path, container address or :class:`EAT.audio.held.Held`.
 
         Returns:
             What JSON can hold: ``seconds``; ``spectrogram`` and ``features``, each an ``image`` of low frequencies at

@@ -103,6 +103,7 @@ def test_a_flag_means_the_same_everywhere() -> None:
         ("EAT.plot", "run {t}"),
         ("EAT.plot", "features {clip} --checkpoint {t}/none.pt --output {t}/x.png"),
         ("EAT.prepare", "folder {t}/none {t}/data"),
+        ("EAT.serve", "--checkpoint {t}/none.pt --port 0"),
         ("EAT.doctor", "--device tpu9"),
         ("feature_extract/feature_extract.py", "--source {clip} --output {t}/o --checkpoint {t}/none.pt"),
         ("feature_extract/feature_extract.py", "--source {clip} --output {t}/o --checkpoint {c} --batch-size 0"),

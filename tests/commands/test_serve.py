@@ -23,9 +23,9 @@ import soundfile
 
 import EAT
 from EAT.audio.recordings import read_audio
-from EAT.commands.serve import main
+from EAT.commands.serve import main, parser, server
 
-from ..browser import browser, focused, page, until, violations  # noqa: F401, fixtures
+from ..browser import focused, until, violations
 from ..conftest import CLIPS, CONFORMANCE, ROOT
 
 CHECKPOINT = CONFORMANCE / "official_finetune.pt"
@@ -224,16 +224,33 @@ def test_unusable_arguments(change: list[str], words: str, capsys) -> None:
     assert words in errors and errors.splitlines()[-1].startswith("error: ")
 
 
+def test_classes_are_called_what_the_checkpoint_or_labels_call_them(tmp_path: Path) -> None:
+    def about(checkpoint: str, *options: str) -> tuple[list[str], str]:
+        arguments = ["--checkpoint", str(CONFORMANCE / checkpoint), "--port", "0", *options]
+        with server(parser().parse_args(arguments)) as made:
+            return list(made.listener.classes), made.about["note"]
+
+    unnamed, note = about("official_finetune.pt")
+    assert unnamed == [f"class {index}" for index in range(6)] and "--labels" in note
+    assert about("official_pretrain.pt") == ([], "This model was pre-trained, not fine-tuned, and knows no classes.")
+    (tmp_path / "labels.csv").write_text("".join(f"{index},c{index},Class {index}\n" for index in range(6)))
+    named = [f"Class {index}" for index in range(6)]
+    assert about("official_finetune.pt", "--labels", str(tmp_path / "labels.csv")) == (named, "")
+    model = EAT.load(CONFORMANCE / "hf_finetune")
+    expected = list(model.labels) if model.labels else [f"class {index}" for index in range(model.num_classes)]
+    assert about("hf_finetune")[0] == expected
+
+
 # ---- in a browser ----
 
 
-def choose(page, served: Served, clip: Path) -> None:  # noqa: F811
+def choose(page, served: Served, clip: Path) -> None:
     page.goto(served.url)
     page.set_input_files("#file", clip)
     until(page, "!document.getElementById('heard').hidden")
 
 
-def test_a_file_is_seen_and_played_from_any_point(page, served: Served) -> None:  # noqa: F811
+def test_a_file_is_seen_and_played_from_any_point(page, served: Served) -> None:
     choose(page, served, CLIP)
     assert page.inner_text("#status").startswith("loop_garzul.flac, 0:05.0: ")
     assert {text.split("\n")[0] for text in page.locator("#timeline button").all_inner_texts()} == set(NAMES)
@@ -255,7 +272,7 @@ def test_a_file_is_seen_and_played_from_any_point(page, served: Served) -> None:
     assert page.locator("b").count() == 0  # a class's name is text
 
 
-def test_a_sound_that_is_dropped(page, served: Served) -> None:  # noqa: F811
+def test_a_sound_that_is_dropped(page, served: Served) -> None:
     page.goto(served.url)
     page.evaluate("window.given = new DataTransfer()")
     content = list((CLIPS / "elec_bell.flac").read_bytes())
@@ -267,7 +284,7 @@ def test_a_sound_that_is_dropped(page, served: Served) -> None:  # noqa: F811
     assert page.inner_text("#name") == "dropped.flac"
 
 
-def test_a_sound_that_is_recorded(page, served: Served) -> None:  # noqa: F811
+def test_a_sound_that_is_recorded(page, served: Served) -> None:
     """Chromium's own microphone beeps; it records WebM, which the page turns into a file that the server reads."""
     page.goto(served.url)
     page.click("#record")
@@ -281,7 +298,7 @@ def test_a_sound_that_is_recorded(page, served: Served) -> None:  # noqa: F811
     assert page.inner_text("#record") == "Record"
 
 
-def test_what_goes_wrong_is_said_on_the_page(page, served: Served, tmp_path: Path) -> None:  # noqa: F811
+def test_what_goes_wrong_is_said_on_the_page(page, served: Served, tmp_path: Path) -> None:
     page.goto(served.url)
     (tmp_path / "noise.wav").write_bytes(b"noise" * 100)
     (tmp_path / "long.wav").write_bytes(wav(25))
@@ -293,7 +310,7 @@ def test_what_goes_wrong_is_said_on_the_page(page, served: Served, tmp_path: Pat
     page.said[:] = [line for line in page.said if "Failed to load resource" not in line]  # Chromium's note of a 4xx
 
 
-def test_everything_is_done_with_the_keyboard_alone(page, served: Served) -> None:  # noqa: F811
+def test_everything_is_done_with_the_keyboard_alone(page, served: Served) -> None:
     page.goto(served.url)
     page.keyboard.press("Tab")
     assert focused(page) == "choose"
@@ -324,7 +341,7 @@ def test_everything_is_done_with_the_keyboard_alone(page, served: Served) -> Non
     assert "play from" in page.locator("#timeline button").first.get_attribute("aria-label")
 
 
-def test_the_page_can_be_read_by_all_and_asks_nobody_else(page, served: Served) -> None:  # noqa: F811
+def test_the_page_can_be_read_by_all_and_asks_nobody_else(page, served: Served) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     choose(page, served, CLIP)

@@ -13,7 +13,8 @@ import soundfile
 import torch
 
 import EAT
-from EAT.audio.recordings import Held, read_audio
+from EAT.audio.held import Held
+from EAT.audio.recordings import read_audio
 from EAT.errors import DataError
 from EAT.inference.nearest import collect
 from EAT.inference.prediction import score_all

@@ -17,7 +17,7 @@ from EAT.inference.evaluation import evaluate as evaluate_split
 from EAT.pictures.pages import page as made_page
 from EAT.pictures.report_clips import clip_data, confusions
 
-from ..browser import browser, focused, page, until, violations  # noqa: F401, fixtures
+from ..browser import focused, until, violations
 from ..conftest import CLIPS, CONFORMANCE
 from ..labelled_clips import families, write_descriptors, write_split
 
@@ -47,7 +47,7 @@ def report(data: Path, tmp_path_factory) -> Path:
     return folder / "report.html"
 
 
-def open_offline(page, path: Path) -> None:  # noqa: F811
+def open_offline(page, path: Path) -> None:
     page.context.set_offline(True)
     page.goto(path.as_uri())
 
@@ -83,7 +83,7 @@ def test_nothing_in_the_data_ends_its_element() -> None:
     assert "<title>a &amp; b</title>" in text and "src=" not in text and "href=" not in text
 
 
-def test_a_clip_is_heard_by_clicking_its_point(page, report: Path) -> None:  # noqa: F811
+def test_a_clip_is_heard_by_clicking_its_point(page, report: Path) -> None:
     open_offline(page, report)
     page.locator('#plot path[data-clip="2"]').click(force=True)
     until(page, f"{AUDIO} && {AUDIO}.currentTime > 0.05")
@@ -93,16 +93,16 @@ def test_a_clip_is_heard_by_clicking_its_point(page, report: Path) -> None:  # n
     assert page.inner_text("#clips tr[aria-current=true]").startswith(name)
 
 
-def told(page) -> dict:  # noqa: F811
+def told(page) -> dict:
     """What the page's script was given."""
     return json.loads(page.locator("#data").evaluate("element => element.textContent"))
 
 
-def column(page, table: str, number: int) -> list[str]:  # noqa: F811
+def column(page, table: str, number: int) -> list[str]:
     return page.locator(f"{table} tbody tr td:nth-child({number})").all_inner_texts()
 
 
-def test_everything_is_done_with_the_keyboard_alone(page, report: Path) -> None:  # noqa: F811
+def test_everything_is_done_with_the_keyboard_alone(page, report: Path) -> None:
     open_offline(page, report)
     page.keyboard.press("Tab")
     assert focused(page) == "plot"
@@ -132,7 +132,7 @@ def test_everything_is_done_with_the_keyboard_alone(page, report: Path) -> None:
     assert column(page, "#clips", 1)[-1] == worst["cells"][0]
 
 
-def test_arrows_go_the_way_they_point(page, report: Path) -> None:  # noqa: F811
+def test_arrows_go_the_way_they_point(page, report: Path) -> None:
     open_offline(page, report)
     clips = {clip["cells"][0]: clip["at"] for clip in told(page)["clips"]}
     start = sorted(clips, key=lambda name: clips[name][0])[len(clips) // 2]
@@ -145,7 +145,7 @@ def test_arrows_go_the_way_they_point(page, report: Path) -> None:  # noqa: F811
         assert way * (after - before) >= 0
 
 
-def test_classes_and_clips_are_sorted_by_their_heads(page, report: Path) -> None:  # noqa: F811
+def test_classes_and_clips_are_sorted_by_their_heads(page, report: Path) -> None:
     open_offline(page, report)
     heads = page.locator("[aria-label=classes] th button")
     assert heads.all_inner_texts()[:3] == ["class", "clips", "recall"]
@@ -162,7 +162,7 @@ def test_classes_and_clips_are_sorted_by_their_heads(page, report: Path) -> None
     assert scores == sorted(scores, reverse=True) and len(scores) == len(told(page)["clips"])
 
 
-def test_confusions_lead_to_their_clips(page, report: Path) -> None:  # noqa: F811
+def test_confusions_lead_to_their_clips(page, report: Path) -> None:
     open_offline(page, report)
     rows = page.locator("[aria-label=confusions] tbody tr")
     truth, taken, count = rows.nth(0).locator("td").all_inner_texts()
@@ -181,7 +181,7 @@ def test_confusions_lead_to_their_clips(page, report: Path) -> None:  # noqa: F8
     assert all("drum_" in found.lower() for found in column(page, "#clips", 1)) and column(page, "#clips", 1)
 
 
-def test_the_report_holds_as_many_sounds_as_were_asked_for_and_says_so(page, report: Path) -> None:  # noqa: F811
+def test_the_report_holds_as_many_sounds_as_were_asked_for_and_says_so(page, report: Path) -> None:
     open_offline(page, report)
     assert page.locator("script[id^=sound-]").count() == 12
     best = column(page, "#clips", 1)[-1]
@@ -194,7 +194,7 @@ def test_the_report_holds_as_many_sounds_as_were_asked_for_and_says_so(page, rep
     assert min(mistakes[number] for number in worst) >= max(m for n, m in enumerate(mistakes) if n not in worst)
 
 
-def test_pages_can_be_read_by_all_and_ask_nobody(page, report: Path, map_page: Path) -> None:  # noqa: F811
+def test_pages_can_be_read_by_all_and_ask_nobody(page, report: Path, map_page: Path) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     for path in (report, map_page):
@@ -226,7 +226,7 @@ def map_page(data: Path, tmp_path_factory) -> Path:
     return folder / "map.html"
 
 
-def test_a_map_shows_its_clips_where_their_features_are_and_plays_them(page, map_page: Path) -> None:  # noqa: F811
+def test_a_map_shows_its_clips_where_their_features_are_and_plays_them(page, map_page: Path) -> None:
     open_offline(page, map_page)
     clips = told(page)["clips"]
     marks = [page.locator(f'#plot path[data-clip="{number}"]').bounding_box() for number in range(len(clips))]
@@ -249,7 +249,7 @@ def test_a_map_shows_its_clips_where_their_features_are_and_plays_them(page, map
     assert page.inner_text("#chosen .name") == first
 
 
-def test_a_map_s_labels_are_shown_and_hidden(page, map_page: Path) -> None:  # noqa: F811
+def test_a_map_s_labels_are_shown_and_hidden(page, map_page: Path) -> None:
     open_offline(page, map_page)
     counts = Counter(clip["cells"][1] for clip in told(page)["clips"])
     legend = page.locator("#legend li")
@@ -261,7 +261,7 @@ def test_a_map_s_labels_are_shown_and_hidden(page, map_page: Path) -> None:  # n
     assert counts.most_common()[0][0] not in column(page, "#clips", 2)
 
 
-def test_recordings_of_a_map_without_manifest(page, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_recordings_of_a_map_without_manifest(page, tmp_path: Path, capsys) -> None:
     for number, name in enumerate(("elec_bell", "loop_garzul", "gone", "bass_hard_c")):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(number).normal(size=4).astype(np.float32))
     command = ["map", str(tmp_path), "--output", str(tmp_path / "map.html")]

@@ -43,7 +43,9 @@ function bar(share) {
 const plot = $("plot");
 plot.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
 const clip = drawn("clipPath", { id: "inside" }, plot);
-drawn("rect", { x: MARGIN.left, y: MARGIN.top, width: WIDTH - MARGIN.left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom }, clip);
+const AROUND = 8; // a mark on the edge is seen whole
+drawn("rect", { x: MARGIN.left - AROUND, y: MARGIN.top - AROUND, width: WIDTH - MARGIN.left - MARGIN.right + 2 * AROUND,
+  height: HEIGHT - MARGIN.top - MARGIN.bottom + 2 * AROUND }, clip);
 const frame = drawn("g", {}, plot);
 const inside = drawn("g", { "clip-path": "url(#inside)" }, plot);
 const diagonal = data.axes.diagonal ? drawn("line", { class: "line" }, inside) : null;

@@ -127,10 +127,10 @@ function show(name, content, heard) {
     tick.style.bottom = `${100 * place}%`;
     return tick;
   }));
-  const steps = [0, 0.25, 0.5, 0.75, 1];
-  $("times").replaceChildren(...steps.map((part) => {
-    const mark = element("span", { textContent: clock(part * seconds) });
-    mark.style.left = `${100 * part}%`;
+  const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300].find((size) => seconds / size <= 8) || 600;
+  $("times").replaceChildren(...Array.from({ length: Math.floor(seconds / step) + 1 }, (_, number) => {
+    const mark = element("span", { textContent: clock(number * step, step < 1 ? 1 : 0) });
+    mark.style.left = `${100 * number * step / seconds}%`;
     return mark;
   }));
   $("place").max = seconds;
