@@ -52,7 +52,7 @@ def test_extraction(tmp_path, clips, packages):
         packages, script, "--source", *clips[:9], "--output", tmp_path, "--checkpoint", checkpoint, "--num-workers", 1
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(list(tmp_path.iterdir())) == 9
+    assert len(list(tmp_path.glob("*.npy"))) == 9
     assert np.load(tmp_path / f"{clips[0].stem}.npy").shape[1] == 64
 
 

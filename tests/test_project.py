@@ -122,7 +122,7 @@ def test_every_page_is_reached_from_the_readme_or_the_guides() -> None:
 def test_what_is_installed_is_found_from_a_clone_s_parent_and_holds_the_recipes(tmp_path: Path) -> None:
     clone = tmp_path / "EAT"  # as git names it: seen from its parent, a folder of the package's name
     clone.mkdir()
-    for name in ("EAT", "config"):
+    for name in ("EAT", "config", "data"):
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, clone)

@@ -36,6 +36,8 @@ model = EAT.load("{name}")
 {example}
 ```
 
+or, with transformers 5 alone, `{auto}.from_pretrained("{name}", trust_remote_code=True)`.
+
 ## Still to be written by whoever publishes it
 
 What it was trained on, how well it does and on what that was measured, and what it should not be used for.
@@ -82,6 +84,7 @@ def write_folder(contents: Contents, folder: Path, name: str, licence: str | Non
         mean=front_end.norm_mean,
         std=front_end.norm_std,
         gives=f"vectors of {settings.embed_dim}" + ("" if classes is None else f", scores of {classes} classes"),
+        auto="AutoModel" if classes is None else "AutoModelForAudioClassification",
         example='vector = model.extract("clip.wav", granularity="utterance")'
         if classes is None
         else 'scores = model.predict("clip.wav", top_k=3)',

@@ -19,7 +19,7 @@ import EAT
 from EAT.checkpoint.hub import named
 from EAT.data.labels import read_descriptors
 
-from ..conftest import CONFORMANCE, ROOT
+from ..conftest import CLIPS, CONFORMANCE, ROOT
 from ..fairseq_runs import train
 from ..hub_server import Hub, serving
 from ..tiny import ON_A_CPU
@@ -130,6 +130,10 @@ def test_a_name_gives_the_published_features_and_a_cut_download_goes_on(hub: Hub
     hub.cut["model.safetensors"] = [0] * 20
     again = user.features(f"worstchan/{PRETRAINED}", tmp_path, HF_HUB_OFFLINE="1")
     assert not hub.asked and np.array_equal(again, features)
+    command = "import sys; from EAT.commands.extract import main; sys.exit(main(sys.argv[1:]))"
+    to_do = ["--source", str(CLIPS / "elec_bell.flac"), "--output", str(tmp_path / "bell.npy")]
+    done = user.python(command, *to_do, "--checkpoint", PRETRAINED, HF_HUB_OFFLINE="1")
+    assert done.returncode == 0 and np.load(tmp_path / "bell.npy").shape[1] == 64, done.stderr
     listed = user.weights("list").out
     sha256 = hub.etag("model.safetensors", hub.repositories[f"worstchan/{PRETRAINED}"]["model.safetensors"])
     assert f"{size / 1e6:,.0f} MB, licence mit" in listed and sha256 in listed
@@ -239,11 +243,12 @@ def test_a_pushed_folder_opens_by_its_name(hub: Hub, user: User, tmp_path: Path)
     assert done.statuses == [0], done.err
     assert done.out.splitlines()[0] == f"folder -> {tmp_path}/sounds"
     stored = hub.repositories["me/sounds"]
-    assert set(stored) == {"model.safetensors", "config.json", "README.md"}
+    assert set(stored) >= {"model.safetensors", "config.json", "README.md", "modeling_eat.py"}
     names = [label.display for label in read_descriptors(tmp_path / "labels.csv")]
     assert json.loads(stored["config.json"])["id2label"] == {str(i): name for i, name in enumerate(names)}
     card = stored["README.md"].decode()
     assert card.startswith("---\n") and "license: cc-by-4.0" in card and 'EAT.load("me/sounds")' in card
+    assert 'AutoModelForAudioClassification.from_pretrained("me/sounds"' in card
     mel = np.load(CONFORMANCE / "official_finetune_io.npz")
     code = LOAD.replace("model(torch.load(sys.argv[2]))", "model.network(torch.load(sys.argv[2]))")
     torch.save(torch.from_numpy(mel["mel"]), tmp_path / "mel.pt")
