@@ -15,10 +15,10 @@ import torch
 import yaml
 
 import EAT
+from EAT.commands.demo import MADE
 
 from .conftest import CLIPS, CONFORMANCE, ROOT
 from .environments import link_packages
-from .fairseq_runs import TINY
 
 BASE = ("torch", "numpy", "soundfile", "tqdm", "shtab")
 EXTRAS = ("ve-fairseq", "hydra-core", "omegaconf", "tensorboard", "scikit-learn", "matplotlib", "safetensors",
@@ -144,27 +144,19 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 @pytest.mark.slow
 def test_the_source_distribution_trains_and_judges(built: Path, tmp_path: Path) -> None:
     user = Installed(tmp_path, (*BASE, *EXTRAS), next(built.glob("*.tar.gz")))
-    table = ROOT / "data" / "clips.csv"
-    user.eat(f"prepare folder {CLIPS} data --labels {table} --label-column family --eval 0.25")
-    sizes = " ".join(TINY)
+    short = "optimization.max_update=3 lr_scheduler.warmup_updates=1 common.log_interval=1"
+    said = user.eat(f"demo made {short}")
+    made = user.folder / "made"
+    assert f"Done. What there is now, in {made.name}/:" in said and "accuracy" in said
+    assert all((made / name).exists() for name in MADE)
     user.eat("config copy pretraining_demo mine")
     recipe = user.folder / "mine" / "pretraining_demo.yaml"
     recipe.write_text(recipe.read_text().replace("batch_size: 16", "batch_size: 8"))
-    said = user.eat(
-        f"train --config-dir mine --config-name pretraining_demo task.data=data checkpoint.save_dir=pre {sizes} "
-        "optimization.max_update=3"
-    )
-    assert torch.load(user.folder / "pre" / "checkpoint_last.pt")["cfg"]["dataset"]["batch_size"] == 8, said
     user.eat(
-        "train --config-name finetuning_demo task.data=data checkpoint.save_dir=fine common.cpu=true common.bf16=false "
-        "model.model_path=pre/checkpoint_last.pt task.target_length=128 optimization.max_update=3 "
-        "lr_scheduler.warmup_updates=1 distributed_training.distributed_world_size=1"
+        f"train --config-dir mine --config-name pretraining_demo task.data=made/data checkpoint.save_dir=own {short}"
     )
-    checkpoint = "--checkpoint fine/checkpoint_last.pt"
-    assert "accuracy" in user.eat(f"evaluate --data data {checkpoint} --report report")
-    assert (user.folder / "report" / "report.html").is_file()
-    assert "linear" in user.eat("probe --data data --checkpoint pre/checkpoint_last.pt --layers 0,-1")
-    user.eat("plot run pre --output run.png")
-    user.eat("export fine/checkpoint_last.pt fine.onnx")
-    user.eat("weights push fine/checkpoint_last.pt me/sounds --folder sounds --no-upload")
-    assert all((user.folder / name).is_file() for name in ("run.png", "fine.onnx", "sounds/README.md"))
+    assert torch.load(user.folder / "own" / "checkpoint_last.pt")["cfg"]["dataset"]["batch_size"] == 8
+    assert "linear" in user.eat("probe --data made/data --checkpoint own/checkpoint_last.pt --layers 0,-1")
+    user.eat("export made/finetuning/checkpoint_last.pt fine.onnx")
+    user.eat("weights push made/finetuning/checkpoint_last.pt me/sounds --folder sounds --no-upload")
+    assert all((user.folder / name).is_file() for name in ("fine.onnx", "sounds/README.md"))

@@ -38,14 +38,15 @@ def parser() -> argparse.ArgumentParser:
         argparse.ArgumentParser(prog="eat demo"),
         "The whole of EAT on 124 real clips in a few minutes on two CPU cores: prepare, pre-train, fine-tune, "
         "evaluate, extract features, predict, draw.",
-        "eat demo\neat demo somewhere/else",
+        "eat demo\neat demo somewhere/else optimization.max_update=100",
     )
     top.add_argument("folder", nargs="?", type=Path, default=Path("demo"), metavar="FOLDER",
         help="where everything goes, in place of what an earlier demo left there (default demo)")  # fmt: skip
+    top.add_argument("settings", nargs="*", metavar="key=value", help="settings of both trainings in place of theirs")
     return top
 
 
-def run(folder: Path) -> int:
+def run(folder: Path, settings: Sequence[str] = ()) -> int:
     """Do one step after the other; returns 0, or the status of the first that fails. Raises ConfigError."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -67,10 +68,10 @@ def run(folder: Path) -> int:
             "--label-column", "family", "--eval", 0.25)  # fmt: skip
         step("2/7 Pre-training a small EAT (config/pretraining_demo.yaml)")
         eat("train", "--config-name", "pretraining_demo", f"task.data={folder / 'data'}",
-            f"checkpoint.save_dir={pretrained.parent}")  # fmt: skip
+            f"checkpoint.save_dir={pretrained.parent}", *settings)  # fmt: skip
         step("3/7 Fine-tuning it to tell ten families of sounds apart (config/finetuning_demo.yaml)")
         eat("train", "--config-name", "finetuning_demo", f"task.data={folder / 'data'}",
-            f"checkpoint.save_dir={finetuned.parent}", f"model.model_path={pretrained}")  # fmt: skip
+            f"checkpoint.save_dir={finetuned.parent}", f"model.model_path={pretrained}", *settings)  # fmt: skip
         step("4/7 Evaluating it on clips that it has not seen")
         eat("evaluate", "--data", folder / "data", "--split", "eval", "--checkpoint", finetuned,
             "--report", folder / "report")  # fmt: skip
@@ -102,4 +103,4 @@ def run(folder: Path) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, the status of the step that failed, or 2 where something is missing."""
     options = parser().parse_args(arguments)
-    return exit_status(lambda: run(options.folder))
+    return exit_status(lambda: run(options.folder, options.settings))
