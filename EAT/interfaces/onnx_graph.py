@@ -79,11 +79,6 @@ class FromWaveform(nn.Module):
     def __init__(self, model: EATModel) -> None:
         super().__init__()
         self.model = model
-        if model.front_end.samples is None:
-            raise ConfigError(
-                f"a graph that begins at the waveform pads or cuts it, but the front end {model.front_end.name!r} "
-                "takes its range from all of a clip; let it begin at the filterbank."
-            )
         self.outputs = ["scores"] if model.num_classes is not None else ["features"]
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ def test_reports_of_the_same_run_are_equal(data, conformance):
         assert (data / "one" / name).read_bytes() == (data / "two" / name).read_bytes()
 
 
-def test_unreadable_clips_are_named_and_the_rest_is_done(data, conformance, clips):
+def test_unreadable_clips_are_named_and_the_rest_is_done(data, conformance, clips, capsys):
     lines = (data / "eval.tsv").read_text().splitlines()
     lines[3] = "no such clip.flac\t16000"
     (data / "eval.tsv").write_text("\n".join(lines))
@@ -165,6 +165,10 @@ def test_unreadable_clips_are_named_and_the_rest_is_done(data, conformance, clip
     assert done.returncode == 1
     assert "no such clip.flac does not exist" in done.stderr and "1 clips could not be read" in done.stderr
     assert "eval: 29 of 30 clips" in done.stdout and "Traceback" not in done.stderr
+    allowed = ["--target-length", "64", "--allow-unreadable"]
+    assert run(data, conformance / "official_finetune.pt", *allowed, "0.04") == 0
+    assert "1 of 30 recordings could not be used, as --allow-unreadable 0.04 allows" in capsys.readouterr().err
+    assert run(data, conformance / "official_finetune.pt", *allowed, "0.03") == 1
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,12 @@ def test_8_bits(tmp_path, clips):
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
 
 
+def test_a_front_end_that_needs_all_of_a_clip_begins_at_the_filterbank(tmp_path, capsys):
+    assert main([str(CONFORMANCE / "bat_pretrain.pt"), str(tmp_path / "m.onnx"), "--from", "waveform"]) == 2
+    assert "'decibels' has no graph from the waveform on" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_unusable_arguments(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([str(tmp_path / "none.pt"), str(tmp_path / "m.onnx")]) == 2

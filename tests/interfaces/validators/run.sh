@@ -25,8 +25,9 @@ judge() { # title, command: its output goes to the log, without progress bars an
     echo
     echo "## $1"
     shift
-    "$@" 2>&1 | tr '\r' '\n' | grep -v -e '%|' -e 'it/s' -e '^\s*$' -e absl:: -e '^I0000' -e 'Epoch: ' |
-        sed -e 's/\x1b\[[0-9;]*m//g' -e "s#$PWD/##g" -e "s#$ENVIRONMENTS#ENVIRONMENTS#g"
+    "$@" 2>&1 | tr '\r' '\n' | grep -v -e '%|' -e 'it/s' -e 's/it' -e '^\s*$' -e absl:: -e '^I0000' -e 'Epoch: ' |
+        sed -e 's/\x1b\[[0-9;]*m//g' -e "s#$PWD/##g" -e "s#$ENVIRONMENTS#ENVIRONMENTS#g" \
+            -e 's#/tmp/tmp[a-z0-9_]*#TEMPORARY#g'
 }
 
 environment hear hearvalidator==2021.0.2
