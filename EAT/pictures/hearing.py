@@ -57,7 +57,7 @@ class Listener:
             DataError: for a recording that cannot be read, or whose features are all the same.
         """
         front_end = type(self.model.front_end)
-        with AudioStream(source, rate=front_end.sample_rate) as stream:
+        with AudioStream(source, **front_end.reading()) as stream:
             samples = stream.samples
         bands, covered = recording_mel(source, front_end)
         heard: dict[str, Any] = {
