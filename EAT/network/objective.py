@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from . import learning
-from .encoder import Encoder
+from .encoder import Encoder, EncoderOutput
 from .masking import Masks
 from .rows import take_rows
 from .settings import TeacherSettings
@@ -55,6 +55,9 @@ class AveragedFeedForward(nn.Module):
     The utterance target can be that of the last ``utterance_blocks`` blocks alone.
     """
 
+    eps = 1e-5
+    """Of both norms."""
+
     def __init__(self, settings: TeacherSettings) -> None:
         super().__init__()
         self.utterance_blocks = settings.utterance_blocks
@@ -70,25 +73,27 @@ class AveragedFeedForward(nn.Module):
         Returns:
             ``frame`` (B, K or N, D) and ``utterance`` (B, D), float32.
         """
-        outputs = encoder(filterbank, visible, collect=True).feed_forward
-        frame = averaged_targets(outputs)
-        last = averaged_targets(outputs[-self.utterance_blocks :]) if self.utterance_blocks else frame
+        outputs = self.outputs(encoder(filterbank, visible, collect=True))
+        frame = averaged_targets(outputs, self.eps)
+        last = averaged_targets(outputs[-self.utterance_blocks :], self.eps) if self.utterance_blocks else frame
         return {"frame": frame, "utterance": last.mean(dim=1)}
 
+    def outputs(self, encoded: EncoderOutput) -> list[Tensor]:
+        """Which outputs of the blocks are averaged, one a block."""
+        return encoded.feed_forward
 
-class BlockOutputs(nn.Module):
+
+class BlockOutputs(AveragedFeedForward):
     """BAT's: the blocks' outputs after their last LayerNorm in place of the feed-forward ones, both norms' eps 1e-6.
 
     Of use with gated attention: without gates these targets lost 0.3 mAP in the published probe.
     """
 
-    def __init__(self, settings: TeacherSettings) -> None:
-        super().__init__()
+    eps = 1e-6
 
-    def forward(self, encoder: Encoder, filterbank: Tensor) -> Targets:
-        """As :meth:`AveragedFeedForward.forward`."""
-        frame = averaged_targets(encoder(filterbank, collect=True).blocks[1:], eps=1e-6)
-        return {"frame": frame, "utterance": frame.mean(dim=1)}
+    def outputs(self, encoded: EncoderOutput) -> list[Tensor]:
+        """The blocks' outputs."""
+        return encoded.blocks[1:]
 
 
 TARGETS: dict[str, type[nn.Module]] = {"averaged_feed_forward": AveragedFeedForward, "block_outputs": BlockOutputs}

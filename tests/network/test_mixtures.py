@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from EAT.errors import ConfigError
 from EAT.network.front_end import FrontEnd
 from EAT.network.masking import mask_map, masks_from_map
 from EAT.network.mixtures import MixturePretraining, draw_regions, mixed_columns, region_width
-from EAT.network.objective import TERMS, WATCHED
+from EAT.network.objective import TERMS, WATCHED, averaged_targets
 from EAT.network.pretraining import Batch, Outcome, Pretraining
 from EAT.network.random import batch_key, clone_keys
 from EAT.network.settings import PretrainingSettings
@@ -287,6 +288,17 @@ def test_the_teacher_hears_a_neighbour_in_mixed_columns_alone() -> None:
     clips[0, :, 16:48] += 1.0  # where the second clip does not hear it
     after = model.teach(model.mix(drawn, torch.tensor([0, 3])), ("retention",))["retention"]
     assert torch.equal(after[1], before[1]) and not torch.allclose(after[0], before[0])
+
+
+def test_mixtures_with_the_blocks_outputs_as_targets() -> None:
+    torch.manual_seed(0)
+    model = MixturePretraining(replace(TINY, targets="block_outputs"))
+    made = model.draw(torch.randn(2, 1, 128, 128), [0, 1], seed=1, epoch=1)
+    targets = model.teach(made, ("retention",))
+    blocks = model.teacher.encoder(made.filterbank, collect=True).blocks
+    close(targets["frame"], averaged_targets(blocks[1:], 1e-6))
+    close(targets["utterance"], averaged_targets(blocks[-1:], 1e-6).mean(dim=1))
+    assert targets["retention"].isfinite().all() and not torch.equal(targets["retention"], targets["frame"][:2])
 
 
 def test_figures_of_learning_are_those_of_the_clips() -> None:
