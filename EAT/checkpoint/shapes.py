@@ -74,8 +74,8 @@ def check_encoder(path: str, tensors: Mapping[str, Tensor], settings: EncoderSet
     foreign = next((name for name in tensors if name.startswith(prefix) and name not in known), None)
     if foreign is not None:
         raise CheckpointError(
-            f"{path} holds {foreign[:200]}, which a model with attention={settings.attention} has no place for; without "
-            "it features would be wrong."
+            f"{path} holds {foreign[:200]}, which a model with attention={settings.attention} has no place for; "
+            "without it features would be wrong."
         )
     if prefix != ENCODER:
         return
