@@ -153,6 +153,16 @@ def _check_storage(source: str, file: Any, data: Any) -> None:
         raise DataError(f"{source} is a link to another file; packs must hold their clips themselves.")
     if data.chunks and math.prod(data.chunks) * data.dtype.itemsize > MAX_MEMBER:
         raise DataError(f"{source} is stored in chunks of {math.prod(data.chunks):,} values, too large to be read.")
+    if data.chunks and data.id.get_create_plist().get_nfilters():
+        empty = False
+
+        def look(chunk: Any) -> None:
+            nonlocal empty
+            empty = empty or chunk.size == 0
+
+        data.id.chunk_iter(look)
+        if empty:  # HDF5 ends the process when it decompresses such a one
+            raise DataError(f"{source} is damaged: a compressed part of it has no bytes.")
 
 
 def _read_member(archive_path: str, offset: int, length: int) -> bytes:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..network.decoder import TransformerDecoder
 from ..network.front_end import FRONT_ENDS, FrontEnd
-from ..network.settings import ClassifierSettings, EncoderSettings, PretrainingSettings
+from ..network.settings import ClassifierSettings, EncoderSettings, PretrainingSettings, check_type
 from .completing import complete
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
 from .names import (
@@ -30,6 +30,7 @@ from .names import (
 from .notes import KEY, make_notes, notes_of
 from .safe import Opened, write_torch_file
 from .shapes import check_encoder, check_head, check_tensor, encoder_settings
+from .validation import sized
 
 HOLDS: dict[str, tuple[Any, ...]] = {
     "attention": ("gated",),
@@ -121,8 +122,9 @@ def read_encoder(
             "way its features would be plausible and wrong, so take another copy of the checkpoint."
         )
     tensors = with_prefix(ENCODER, from_published_encoder(stored, BAT_ENCODER, BLOCKS))
-    dim, table = tensors[ENCODER + "cls_token"].shape[-1], tensors.get(ENCODER + POSITIONS)
+    dim, table = sized(path, tensors, ENCODER + "cls_token", 3).shape[-1], tensors.get(ENCODER + POSITIONS)
     bins = known.get("n_mels") or EncoderSettings.mel_bins
+    check_type("n_mels", bins, int)
     stated = {
         "embed_dim": known.get("dim"),
         "depth": known.get("depth"),
@@ -131,9 +133,9 @@ def read_encoder(
         "patch_size": known.get("patch_size"),
         "mel_bins": bins,
     }
-    steps = bins // tensors[ENCODER + "patches.projection.weight"].shape[-1]
+    steps = max(1, bins // sized(path, tensors, ENCODER + "patches.projection.weight", 4).shape[-1])
     kind = {"attention": "gated" if gated else "softmax", "positions": "bat"}
-    rows = {} if table is None or table.ndim != 3 else {"time_patches": table.shape[1] // steps}
+    rows = {} if not isinstance(table, Tensor) or table.ndim != 3 else {"time_patches": table.shape[1] // steps}
     return tensors, encoder_settings(path, tensors, {**stated, **kind, **rows})
 
 
@@ -151,6 +153,8 @@ def front_end(path: str, args: Mapping[str, Any], encoder: EncoderSettings) -> F
         args.get(name) or own
         for name, own in (("sr", kind.sample_rate), ("n_fft", kind.window), ("hop_length", kind.hop))
     )
+    for name, value in zip(("sr", "n_fft", "hop_length"), stated, strict=True):
+        check_type(name, value, int)
     if stated not in SPECTROGRAMS:
         raise CheckpointError(
             f"{path} was trained on spectrograms of rate, window and hop {stated}; known are "
@@ -195,13 +199,13 @@ def _decoder_sizes(path: str, tensors: Mapping[str, Tensor], args: Mapping[str, 
     for name in needed:
         if name not in tensors:
             raise CheckpointError(f"{path} lacks {name}; the file is incomplete.")
-    width = tensors[needed[0]].shape[-1]
+    width = sized(path, tensors, needed[0], 3).shape[-1]
     numbers = {name.split(".")[2] for name in tensors if name.startswith(DECODER + BLOCKS)}
     return {
         "decoder_width": width,
         "decoder_layers": len(numbers),
         "decoder_heads": args.get("decoder_heads"),
-        "decoder_mlp_ratio": tensors[needed[1]].shape[0] / width,
+        "decoder_mlp_ratio": sized(path, tensors, needed[1], 2).shape[0] / width,
     }
 
 
@@ -217,7 +221,7 @@ def _read_classification(
             f"{path} has a head of {', '.join(sorted(names)) or 'no tensors'}; known are {', '.join(BAT_HEADS)}."
         )
     tensors |= {own: stored[f"head.{theirs}"] for own, theirs in BAT_HEADS[head].items()}
-    settings = {"head": head, "num_classes": len(stored["head.fc.bias"])}
+    settings = {"head": head, "num_classes": len(sized(path, stored, "head.fc.bias", 1))}
     if head == "cgp":
         tensors["head.prototypes"] = tensors["head.prototypes"].flatten(1)
         settings["head_prototypes"] = len(tensors["head.prototypes"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from typing import Any
 
 from ..errors import CheckpointError
@@ -66,20 +67,23 @@ def read(opened: Opened) -> Contents:
     config = huggingface.config_of(file, metadata)
     for name, value in FIXED.items():
         if name in config and config[name] != value:
-            raise CheckpointError(f"{path} states {name} {config[name]!r}; only {value!r} can be computed.")
+            raise CheckpointError(f"{path} states {name} {reprlib.repr(config[name])}; only {value!r} can be computed.")
     known = {own: config.get(theirs) for own, theirs in STATED.items()}
     tensors, encoder = bat.read_encoder(path, stored, known, gated=config.get("use_gate", True))
     if config.get("chunk_time_patches", encoder.time_patches) != encoder.time_patches:
         raise CheckpointError(
-            f"{path} states chunks of {config['chunk_time_patches']} time patches, but its positions reach "
-            f"{encoder.time_patches}."
+            f"{path} states chunks of {reprlib.repr(config['chunk_time_patches'])} time patches, but its positions "
+            f"reach {encoder.time_patches}."
         )
     notes = notes_of(config)
     settings = bat.pretraining(encoder, {}, **notes.get("pretraining", {}))
     if extra := huggingface.read_beside(path):
         tensors |= extra
         check_encoder(path, tensors, encoder, TEACHER)
-    known["time_frame_size"] = (config.get("input_shape") or [None])[0]
+    shape = config.get("input_shape") or [None]
+    if not isinstance(shape, list):
+        raise CheckpointError(f"{path} states input_shape {reprlib.repr(shape)}; it must be a list of frames and bins.")
+    known["time_frame_size"] = shape[0]
     return Contents(
         format="bat_huggingface",
         tensors=tensors,

@@ -60,7 +60,7 @@ def check_tensors(path: str, content: Any, size: int) -> None:
             waiting += [(_joined(place, key), one) for key, one in inner if isinstance(one, _NESTED)]
 
 
-_SETTINGS = ("cfg.", "extra_state.eat.")
+_SETTINGS = ("cfg.", "args.", "extra_state.eat.", "eat.")
 """Where no tensors belong."""
 _NESTED = (Tensor, dict, list, tuple, set)
 
@@ -135,6 +135,9 @@ def check_notes(notes: Mapping[Any, Any]) -> None:
         raise ConfigError(f"the note position_rows is {rows}; it must be at least 1.")
     if activation is not None and activation not in ACTIVATIONS:
         raise ConfigError(f"the note activation is {activation[:80]!r}; it must be one of {', '.join(ACTIVATIONS)}.")
+    recipe = notes.get("pretraining", {})
+    if not isinstance(recipe, dict) or not _texts(recipe):
+        raise ConfigError(f"the note pretraining is {reprlib.repr(recipe)}; it must be settings by name.")
     parts, constants = notes.get("initialised", ()), notes.get("front_end")
     if not isinstance(parts, list | tuple) or not _texts(parts):
         raise ConfigError(f"the note initialised is {reprlib.repr(parts)}; it must be a list of parts.")

@@ -17,6 +17,7 @@ from EAT.errors import DataError
 from EAT.inference.feature_files import packed
 
 from ..conftest import ROOT
+from .hostile_packs import write_pack
 
 
 def test_mutated_packs_raise_nothing_foreign() -> None:
@@ -48,6 +49,24 @@ def test_samples_that_are_damaged_are_named(tmp_path: Path) -> None:
     (tmp_path / "pack.h5").write_bytes(content)
     with pytest.raises(DataError, match=r"pack\.h5/clip cannot be read from its pack"):
         read_audio(f"{tmp_path}/pack.h5/clip")
+
+
+def test_a_compressed_part_without_bytes(tmp_path: Path) -> None:
+    """Its size in the table of chunks is what HDF5 does not look at before it reads from there."""
+    write_pack(tmp_path / "pack.h5", "earliest")
+    with h5py.File(tmp_path / "pack.h5") as file:
+        sizes: list[int] = []
+        file["squeezed"].id.chunk_iter(lambda chunk: sizes.append(chunk.size))
+        place = file["squeezed"].id.get_chunk_info(0).byte_offset
+    content = bytearray((tmp_path / "pack.h5").read_bytes())
+    # In the table a chunk is its size, a mask, its place in the data set and its address in the file.
+    entry = content.find(sizes[0].to_bytes(4, "little") + bytes(4) + bytes(16) + place.to_bytes(8, "little"))
+    assert entry > 0
+    content[entry : entry + 4] = bytes(4)
+    (tmp_path / "damaged.h5").write_bytes(content)
+    with pytest.raises(DataError, match=r"squeezed is damaged: a compressed part of it has no bytes"):
+        read_audio(f"{tmp_path}/damaged.h5/squeezed")
+    assert len(read_audio(f"{tmp_path}/pack.h5/squeezed")) == 3200
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + bytes(500)])

@@ -121,7 +121,7 @@ def change_names(rng: random.Random, model: dict[Any, Any]) -> None:
 
 def change_settings(rng: random.Random, state: dict[str, Any]) -> None:
     holders: list[dict[str, Any]] = []
-    waiting: list[Any] = [state.get("cfg"), state.get("extra_state"), state.get("config")]
+    waiting: list[Any] = [state.get("cfg"), state.get("extra_state"), state.get("config"), state.get("args")]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
@@ -132,7 +132,9 @@ def change_settings(rng: random.Random, state: dict[str, Any]) -> None:
              "prediction_mode", "spectrogram", "img_size", "modalities", "decoder", "eat", "initialised",
              "position_rows",
              "head_norm_eps", "pooling", "activation", "front_end", "clone_batch", "model", "task", "criterion",
-             "model_variant", "pretrained_model_args", "time_patches", "drop_path"]  # fmt: skip
+             "model_variant", "pretrained_model_args", "time_patches", "drop_path", "n_mels", "sr", "dim",
+             "input_shape", "use_gate",
+             "hidden_size", "id2label", "classes", "pretraining", "chunk_time_patches"]  # fmt: skip
     for _ in range(rng.randint(1, 3)):
         holder = rng.choice(holders)
         names = [name for name in known if name in holder]
@@ -167,7 +169,7 @@ class Case:
                 self._compress(source)
         else:
             state = torch.load(source)
-            self._mutate(state, state["model"])
+            self._mutate(state, state["model"] if "model" in state else state["encoder"])
             torch.save(state, self.path)
             self.model = state.get("model") if isinstance(state.get("model"), dict) else None
 
@@ -270,10 +272,10 @@ def check_loaded(case: Case, model: EAT.EATModel) -> None:
 
 def sources(folder: Path) -> dict[str, Path]:
     """A checkpoint of every format, pre-trained and fine-tuned."""
-    found = {
-        name: CONFORMANCE / name
-        for name in ("official_pretrain.pt", "official_finetune.pt", "hf_pretrain", "hf_finetune")
-    }
+    names = ("official_pretrain.pt", "official_finetune.pt", "hf_pretrain", "hf_finetune", "bat_pretrain.pt")
+    found = {name: CONFORMANCE / name for name in names}
+    found["bat folder"] = folder / "bat"
+    convert(str(found["bat_pretrain.pt"]), str(found["bat folder"]), "bat_huggingface")
     for name in ("official_pretrain.pt", "official_finetune.pt"):
         found[f"ours {name}"] = folder / f"ours_{name}"
         convert(str(found[name]), str(found[f"ours {name}"]), "eat")
