@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from numbers import Integral
 from typing import cast
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..audio.recordings import read_audio
+from ..audio.resampling import check_rate
 from ..checkpoint import Checkpoint
 from ..checkpoint.classes import to_id2label
 from ..data.labels import label_names
@@ -216,8 +216,7 @@ class LoadedModel(nn.Module):
         if isinstance(sound, (str, os.PathLike)):
             return read_audio(os.fspath(sound), **self.front_end.reading()).to(self.device)
         waveform, rate = sound if isinstance(sound, tuple) else (sound, sample_rate)
-        if not isinstance(rate, Integral) or rate < 1:
-            raise ConfigError(f"sample_rate is {rate!r}; it must be a whole number of Hz, 1 at least.")
+        check_rate(rate)
         values = as_samples(waveform).to(self.device)
         if not values.is_floating_point():
             values = values.float() / (torch.iinfo(values.dtype).max + 1)
