@@ -142,6 +142,9 @@ def test_vectors_in_a_table(tmp_path, model, clips, suffix, capsys):
     for clip in clips[:5]:
         assert np.array_equal(table[clip.stem], np.load(arrays / f"{clip.stem}.npy"))  # to the bit
     assert extract("--source", *clips[:6], "--output", out, "--granularity", "mean") == 2
+    assert "granularity rows instead of mean" in capsys.readouterr().err
+    (tmp_path / f".all{suffix}.features.json").unlink()  # as with a table from elsewhere
+    assert extract("--source", *clips[:6], "--output", out, "--granularity", "mean") == 2
     assert "vectors of 64 numbers" in capsys.readouterr().err
     for wrong in ([], ["--granularity", "frame"], ["--granularity", "mean", "--layer", 1, 2]):
         assert extract("--source", *clips[:2], "--output", tmp_path / f"no{suffix}", *wrong) == 2
