@@ -126,6 +126,14 @@ def read_table(path):
     return {row.pop("name"): np.array(list(row.values()), np.float32) for row in rows}
 
 
+def write_vectors_of_two(path):
+    if path.suffix == ".parquet":
+        features = pyarrow.array([[1.0, 2.0]], pyarrow.list_(pyarrow.float32()))
+        pyarrow.parquet.write_table(pyarrow.table({"name": ["x"], "features": features}), path)
+    else:
+        path.write_text("name,a,b\nx,1,2\n" if path.suffix == ".csv" else '{"name": "x", "features": [1, 2]}\n')
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_vectors_in_a_table(tmp_path, model, clips, suffix, capsys):
     out, arrays = tmp_path / f"all{suffix}", tmp_path / "arrays"
@@ -149,6 +157,10 @@ def test_vectors_in_a_table(tmp_path, model, clips, suffix, capsys):
     for wrong in ([], ["--granularity", "frame"], ["--granularity", "mean", "--layer", 1, 2]):
         assert extract("--source", *clips[:2], "--output", tmp_path / f"no{suffix}", *wrong) == 2
         assert "one vector a recording" in capsys.readouterr().err
+    write_vectors_of_two(tmp_path / f"two{suffix}")  # by another program, which says nothing of how they were made
+    assert extract("--source", *clips[:2], "--output", tmp_path / f"two{suffix}", *options) == 2
+    assert "vectors of 2 numbers (x) and of 512" in capsys.readouterr().err
+    assert list(read_table(tmp_path / f"two{suffix}")) == ["x"]
     (tmp_path / f"text{suffix}").write_text("no table\n")
     assert extract("--source", *clips[:2], "--output", tmp_path / f"text{suffix}", *options) == 2
     assert "no " + {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}[suffix] in capsys.readouterr().err
