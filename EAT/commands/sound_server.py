@@ -126,6 +126,11 @@ class SoundServer(ThreadingHTTPServer):
             traceback.print_exc()
 
 
+def _is_number(text: str) -> bool:
+    """Whether it is a whole number of plain digits, no longer than one can be here."""
+    return text.isascii() and text.isdecimal() and len(text) < 16
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers one request."""
 
@@ -138,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with a file of the page, what it must know, or a clip of the collection."""
-        path = urlsplit(self.path).path
+        path = self.path.partition("?")[0]
         if not self._is_ours():
             self._say(HTTPStatus.FORBIDDEN, "This page is for its own address alone.")
         elif path in FILES:
@@ -153,16 +158,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Answer with what the model hears in the sound that was sent."""
-        parts = urlsplit(self.path)
+        path, _, query = self.path.partition("?")
         if not self._is_ours():
             self._say(HTTPStatus.FORBIDDEN, "This page is for its own address alone.")
-        elif parts.path != "/sound":
+        elif path != "/sound":
             self._say(HTTPStatus.NOT_FOUND, "There is nothing at this address.")
         elif not self.server.waiting.acquire(blocking=False):
             self._say(HTTPStatus.SERVICE_UNAVAILABLE, "Others are being served; try again in a moment.")
         else:
             try:
-                name = parse_qs(parts.query).get("name", ["the recording"])[0]
+                name = parse_qs(query).get("name", ["the recording"])[0]
                 self._json(HTTPStatus.OK, self._hear(name, self._body()))
             except TooMuch as error:
                 self._say(error.status, str(error))
@@ -181,15 +186,18 @@ class Handler(BaseHTTPRequestHandler):
         """Whether the request comes from our page: not from another site's, nor by a name that was bent to us."""
         host = self.headers.get("Host", "")
         origin = self.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        try:
+            if origin is not None and urlsplit(origin).netloc != host:
+                return False
+            name = urlsplit(f"//{host}").hostname
+        except ValueError:  # no address at all
             return False
-        name = urlsplit(f"//{host}").hostname
         return not self.server.is_local or name in ("localhost", "127.0.0.1", "::1", self.server.server_address[0])
 
     def _body(self) -> bytes:
         """What was sent, in memory. Raises TooMuch for what is too large, too slow or of unknown size."""
         limits, text = self.server.limits, self.headers.get("Content-Length", "")
-        if not text.isdecimal():
+        if not _is_number(text):
             raise TooMuch(HTTPStatus.LENGTH_REQUIRED, "The upload does not say how long it is.")
         length, until = int(text), time.monotonic() + limits.timeout
         if length > limits.max_megabytes * 1e6:
@@ -235,7 +243,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _clip(self, number: str) -> None:
         collection = self.server.listener.collection
-        if collection is None or not number.isdecimal() or int(number) >= len(collection.sources):
+        if collection is None or not _is_number(number) or int(number) >= len(collection.sources):
             self._say(HTTPStatus.NOT_FOUND, "There is no such clip.")
             return
         try:

@@ -142,6 +142,31 @@ def test_uploads_without_a_length_and_other_addresses(served: Served) -> None:
     assert served.ask("POST", "/about", b"x")[0] == 404
 
 
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        b"GET http://[ HTTP/1.1\r\nHost: 127.0.0.1",
+        b"GET / HTTP/1.1\r\nHost: [",
+        b"POST /sound HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://[",
+        b"POST /sound HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: " + b"9" * 5000,
+        b"GET /clip/" + b"1" * 5000 + b" HTTP/1.1\r\nHost: 127.0.0.1",
+        b"BREW /sound HTTP/1.1\r\nHost: 127.0.0.1",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+        b"POST /sound?name=%ff%00%00&name=" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: 127.0.0.1",
+    ],
+)
+def test_requests_that_no_browser_makes(served: Served, request_line: bytes) -> None:
+    """Refused; that nothing was printed and nothing broke is seen when the server ends."""
+    with socket.create_connection((served.host, served.port), timeout=10) as connection:
+        connection.sendall(request_line + b"\r\n\r\n")
+        received = connection.recv(200)
+    refused = (
+        rb"HTTP/1.0 (400|403|404|411|413|414|501) |<!DOCTYPE HTML>\s.*Error code: 400"  # the latter to no HTTP at all
+    )
+    assert re.match(refused, received, re.DOTALL), received
+    assert served.ask("GET", "/about")[0] == 200
+
+
 def test_other_sites_get_nothing(served: Served) -> None:
     """A page elsewhere must not ask through its reader's browser, not even by a name that leads to this machine."""
     sound, own = wav(0.5), f"127.0.0.1:{served.port}"
