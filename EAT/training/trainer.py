@@ -23,6 +23,7 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 from torch import Tensor
 
+from .clip_task import ClipTask
 from .fairseq_support import reports_user_errors
 
 SIGNALS = ("told_to_stop", "save_due")
@@ -63,15 +64,16 @@ class News(NamedTuple):
 
 
 class EATTrainer(Trainer):
-    """:class:`fairseq.trainer.Trainer` for the tasks of this package."""
+    """:class:`fairseq.trainer.Trainer`, which differs for the tasks of this package alone."""
 
     late: bool | None = None
     """Whether the host reads an update late; None: on a GPU."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.late is None:
-            self.late = self.device.type == "cuda"
+        self._ours = isinstance(self.task, ClipTask)
+        if self.late is None or not self._ours:
+            self.late = self._ours and self.device.type == "cuda"
         self._agreed: Tensor | None = None
         self._norm: Tensor | None = None
         self._known_norm = torch.zeros(())
@@ -95,16 +97,20 @@ class EATTrainer(Trainer):
         metrics.log_speed("clips_per_s", 0.0, priority=90, round=2)  # starts its clock
         return super().train_step(samples, raise_oom)
 
+    def _sync_stats(self) -> bool:
+        return super()._sync_stats() or (bool(self.late) and not self.cfg.optimization.use_bmuf)
+
     def _aggregate_logging_outputs(self, logging_outputs: Any, *sums: Any, ignore: bool = False) -> Any:
         """Agree on an update's sample size and signals, in one collective; what is logged stays here."""
-        if len(sums) != 3:  # validation
+        if len(sums) != 3 or not self._ours:  # validation
             return super()._aggregate_logging_outputs(logging_outputs, *sums, ignore=ignore)
         size, out_of_memory, seconds = sums
         if ignore:
             logging_outputs = [{key: value * 0 for key, value in log.items()} for log in logging_outputs]
         signals = [sum(log.get(name, 0.0) for log in logging_outputs) for name in SIGNALS]
         self._agreed = torch.stack([self._number(value) for value in (size, *signals, seconds)])
-        dist.all_reduce(self._agreed, group=self.data_parallel_process_group)
+        if self._several:
+            dist.all_reduce(self._agreed, group=self.data_parallel_process_group)
         known = (self._cumulative_training_time or 0.0) * self.data_parallel_world_size
         return logging_outputs, (SampleSize(self._agreed[0].float()), out_of_memory, known)
 
@@ -124,7 +130,7 @@ class EATTrainer(Trainer):
     @reports_user_errors
     def _reduce_and_log_stats(self, logging_outputs: Any, sample_size: Any, grad_norm: Any = None) -> Any:
         """Keep what is to be logged of an update, and log at the interval's end."""
-        if grad_norm is None or self.cfg.common.amp:
+        if grad_norm is None or self.cfg.common.amp or not self._ours:
             return super()._reduce_and_log_stats(logging_outputs, sample_size, grad_norm)
         metrics.log_speed("ups", 1.0, priority=100, round=2)
         if self.task.nonfinite.skip:  # known already
@@ -200,6 +206,8 @@ class EATTrainer(Trainer):
 
     def flush(self) -> None:
         """Log what was kept, of all devices in one collective."""
+        if not self._ours:
+            return
         self.hear()
         if self._sums is None or not self._counts:
             metrics.log_scalar("nonfinite", self.task.nonfinite.total, weight=0, priority=800)

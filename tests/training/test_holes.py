@@ -18,7 +18,7 @@ from EAT.data.labelled import LabelledClips
 from EAT.data.manifest import Manifest
 from EAT.errors import ConfigError
 from EAT.network.front_end import FrontEnd
-from EAT.network.masking import Masks
+from EAT.network.masking import MASKINGS, Masks, inverse_block
 from EAT.network.pretraining import Batch, Pretraining
 from EAT.network.settings import PretrainingSettings
 from EAT.training.classification_criterion import ClassificationCriterion, ClassificationCriterionConfig
@@ -181,3 +181,18 @@ def test_what_cannot_be_compiled_says_so_or_stops(manifest: Manifest, caplog: py
             model(batch).terms["frame"].backward()
             model(batch)
             assert caplog.text.count("torch.compile gave up, so training goes on uncompiled") == 1
+
+
+def test_masks_drawn_along_with_batches_are_those_of_the_network(manifest: Manifest) -> None:
+    model, dataset = network(), ClipDataset(manifest, FRONT_END, slots=SLOTS)
+    without = [drawn(model, batch) for batch in batches(dataset)]
+    dataset.drawing = model.drawing(FRONT_END.target_length)
+    for one, other in zip(without, (drawn(model, batch) for batch in batches(dataset)), strict=True):
+        assert torch.equal(other.keys, one.keys)
+        assert all(torch.equal(a, b) for a, b in zip(other.masks, one.masks, strict=True))
+
+
+def test_masks_that_look_at_the_signal_are_left_to_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MASKINGS, "loud", lambda settings, grid, keys, filterbank: inverse_block(settings, grid, keys))
+    assert network(masking="loud").drawing(64) is None
+    assert all(network(masking=name).drawing(64) is not None for name in ("inverse_block", "random"))

@@ -11,6 +11,8 @@ import torch
 
 from ..conftest import ROOT
 from ..fairseq_runs import Run, train, train_distributed
+from ..labelled_clips import write_multi_label
+from ..tiny import ENCODER, ON_A_CPU, model
 from .survival.running import SMALLEST
 
 MODULE = """
@@ -51,22 +53,25 @@ ClipTask.train_step, EATTrainer.train_step, torch.distributed.all_reduce = injec
 
 
 def run(
-    folder: Path, clips: Path, monkeypatch: pytest.MonkeyPatch, late: bool, *overrides: str, processes: int = 1
+    folder: Path,
+    clips: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    late: bool,
+    *overrides: str,
+    processes: int = 1,
+    config: str = "pretraining_AS2M",
 ) -> tuple[Run, dict[str, Any]]:
     (folder / "mine").mkdir(parents=True)
     (folder / "mine" / "__init__.py").write_text(MODULE)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("LATE", str(int(late)))
-    given = (
-        *SMALLEST, f"common.user_dir={folder}/mine", f"task.data={clips}", f"checkpoint.save_dir={folder}",
-        "dataset.batch_size=2", "optimization.max_update=10", "lr_scheduler.warmup_updates=0",
-        "criterion.utterance_weight=1", "common.bf16=true", *overrides,
-    )  # fmt: skip
-    done = (
-        train("pretraining_AS2M", *given)
-        if processes == 1
-        else train_distributed("pretraining_AS2M", processes, *given)[0]
-    )
+    given = (f"common.user_dir={folder}/mine", f"task.data={clips}", f"checkpoint.save_dir={folder}", *overrides)
+    if config == "pretraining_AS2M":
+        given = (
+            *SMALLEST, "dataset.batch_size=2", "optimization.max_update=10", "lr_scheduler.warmup_updates=0",
+            "criterion.utterance_weight=1", "common.bf16=true", *given,
+        )  # fmt: skip
+    done = train(config, *given) if processes == 1 else train_distributed(config, processes, *given)[0]
     return done, torch.load(folder / "checkpoint_last.pt")
 
 
@@ -117,3 +122,24 @@ def test_a_line_has_the_mean_of_its_updates(
     for name in ("loss", "gnorm", "bsz", "ema_decay"):
         for line, part in zip(fifth.lines, (each.values(name)[:5], each.values(name)[5:]), strict=True):
             assert line[name] == pytest.approx(sum(part) / 5, rel=2e-3)
+
+
+def test_fine_tuning_does_not_wait_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sample size, the number of positive labels, is a number on the device; validation is as ever."""
+    write_multi_label(tmp_path / "data", train=8, evaluation=6)
+    monkeypatch.setenv("BAD", "-1")
+    results = []
+    for late in (False, True):
+        folder = tmp_path / str(late)
+        given = (
+            *ON_A_CPU, *model(ENCODER), "common.log_format=json", "common.bf16=true", "common.log_interval=3",
+            "task.target_length=64", "task.norm_mean=null", "task.norm_std=null", "lr_scheduler.warmup_updates=0",
+            "dataset.batch_size=2", "optimization.max_update=4", "task.weights=null", "model.num_classes=null",
+        )  # fmt: skip
+        results.append(run(folder, tmp_path / "data", monkeypatch, late, *given, config="finetuning_AS20K"))
+    (at_once, wanted), (late_run, found) = results
+    for name, value in wanted["model"].items():
+        torch.testing.assert_close(found["model"][name], value, rtol=0.01, atol=1e-4)
+    assert late_run.values("loss") == pytest.approx(at_once.values("loss"), rel=1e-3)
+    assert {update: reads for update, (reads, _) in waits(late_run).items() if update in (2, 4)} == {2: 1, 4: 1}
+    assert re.search(r"\[eval\]\[INFO\] - .*mAP", late_run.output)
