@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.common import step_work
 from EAT.errors import ConfigError
 from EAT.network.acceleration import plain
 from EAT.network.encoder import Encoder
@@ -262,6 +264,32 @@ def test_the_published_sizes() -> None:
         sum(t.numel() for t in part.state_dict().values()) / 1e6 for part in (model.encoder, model.decoder, ungated)
     ]
     assert [round(value, 1) for value in millions] == [92.7, 47.1, 85.6]
+
+
+def test_the_published_work_per_clip() -> None:
+    """Counted by PyTorch on the network itself, and by the benchmarks' formula: GFLOP, multiply-adds as two."""
+    choices = {name: BAT_SIZES[name] for name in BAT_SIZES if isinstance(BAT_SIZES[name], str)}
+    settings = PretrainingSettings(**choices, time_patches=64)
+    model = Pretraining(settings).to("meta")
+    for encoder in (model.encoder, model.teacher.encoder):
+        encoder.positions.table = encoder.positions.table.to("meta")
+    mel, tokens = torch.empty(1, 1, 1024, 128, device="meta"), torch.empty(16, 102, 768, device="meta")
+    index = torch.zeros(1, 16, 512, dtype=torch.int64, device="meta")
+    keys = torch.zeros(1, 16, dtype=torch.int32, device="meta")
+    with plain(), torch.no_grad():
+        with FlopCounterMode(display=False) as teacher:
+            model.teacher.encoder(mel)
+        with FlopCounterMode(display=False) as student:
+            model.encoder(mel, index[..., :102])
+        with FlopCounterMode(display=False) as decoder:
+            model.decoder(tokens, Masks(index[..., :102], index), keys, Grid(64, 8))
+    projection = 2 * 512 * 256 * 768  # of patches, which the published count leaves out
+    counted = [count.get_total_flops() for count in (teacher, student, decoder)]
+    counted = [(counted[0] - projection) / 1e9, (counted[1] - projection) / 1e9, counted[2] / 1e9]
+    assert counted == pytest.approx([104.1, 309.5, 840.7], rel=1e-3)
+    assert counted[0] + 3 * (counted[1] + counted[2]) == pytest.approx(3555, rel=1e-3)
+    assert step_work(settings, 1024) / 1e9 == pytest.approx(3555, rel=1e-3)
+    assert step_work(PretrainingSettings(attention="gated"), 1024) / 1e9 == pytest.approx(1160, rel=1e-3)
 
 
 # Choices
