@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import step_work
 from EAT.errors import ConfigError
-from EAT.network.acceleration import plain
+from EAT.network.acceleration import FastBlock, accelerate, plain
+from EAT.network.block import Block
 from EAT.network.encoder import Encoder
 from EAT.network.front_end import Decibels, Decibels32k
 from EAT.network.masking import Masks, masks_from_map
@@ -304,6 +305,29 @@ def test_a_decoder_of_another_width(autocast: bool) -> None:
     (terms["frame"] + terms["utterance"]).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     assert model.decoder.input.weight.grad.any()
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize("rows", [None, 1])
+def test_gated_blocks_are_the_same_accelerated(dtype: torch.dtype, atol: float, rows: int | None) -> None:
+    torch.manual_seed(0)
+    block = Block(EncoderSettings(embed_dim=64, num_heads=4, attention="gated"))
+    torch.nn.init.normal_(block.attn.gate.weight, std=0.3)
+    accelerate(block)
+    assert type(block) is FastBlock
+    block, x = block.to(dtype), torch.randn(3, 21, 64).to(dtype)
+    heard = torch.rand(3, 21) < 0.7
+    heard[:, 0] = True
+    outcomes = []
+    for switched_off in (contextlib.nullcontext, plain):
+        with switched_off():
+            with torch.inference_mode():
+                seen, _ = block(x, heard, rows)
+            leaf = x.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(block(leaf, None, rows)[0].float().square().sum(), leaf)
+        outcomes.append((seen.clone(), gradient))
+    for fast, slow in zip(*outcomes, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=5e-2 if dtype == torch.bfloat16 else 1e-4, atol=atol)
 
 
 def test_bfloat16_agrees_with_float32(conformance: Path, io: dict, expected: dict) -> None:
