@@ -3,7 +3,8 @@
 The network, the front end and everything that uses a trained model are plain PyTorch. The rooms ``training``,
 ``tasks`` and ``models`` register them with fairseq (``common.user_dir=EAT``) and alone import it.
 
-``EAT.load(path)`` opens a trained model, an :class:`EAT.inference.model.EATModel`.
+``EAT.load(path)`` opens a trained model, an :class:`EAT.inference.model.EATModel`; ``EAT.run_recipe(name)`` trains one
+in a process of its own.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from . import moved
 
 if TYPE_CHECKING:
     from .inference.model import EATModel, load
+    from .training.recipe_run import RecipeRun, run_recipe
 
 moved.install()
 
 __version__ = "1.1.0"
-__all__ = ["EATModel", "__version__", "load"]
+__all__ = ["EATModel", "RecipeRun", "__version__", "load", "run_recipe"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,4 +29,8 @@ def __getattr__(name: str) -> Any:
         from .inference import model
 
         return getattr(model, name)
+    if name in ("RecipeRun", "run_recipe"):
+        from .training import recipe_run
+
+        return getattr(recipe_run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

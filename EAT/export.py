@@ -2,7 +2,8 @@
 
 import sys
 
-from .commands.export import export_onnx, main, parser
+from .commands.export import main, parser
+from .interfaces.onnx_graph import export_onnx
 
 __all__ = ["export_onnx", "main", "parser"]
 

@@ -9,7 +9,7 @@ from common import DTYPES, SIZES, Result, measure, model_settings, parser, repor
 from training import Training, gradients
 
 from EAT.system import keep_freed_memory
-from EAT.training.adamw import clip_gradients
+from EAT.training.gradients import clip_gradients
 
 
 def main() -> None:

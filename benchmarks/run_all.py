@@ -1,4 +1,4 @@
-"""Every benchmark, one after the other: ``python benchmarks/run_all.py [--json FOLDER]`` (about twenty minutes)."""
+"""Every benchmark, one after the other: ``python benchmarks/run_all.py [--json FOLDER]`` (about half an hour)."""
 
 import argparse
 import subprocess
@@ -12,7 +12,9 @@ BENCHMARKS = (
     ["ema_and_optimizer.py"],
     ["extract.py"],
     ["scaling.py"],
+    ["checkpoints.py"],
     ["train_step.py"],
+    ["family.py"],
 )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from EAT.network.mixtures import MixturePretraining
 from EAT.network.pretraining import Pretraining
 from EAT.network.settings import PretrainingSettings
-from EAT.training.adamw import clip_gradients
+from EAT.training.gradients import clip_gradients
 from EAT.training.parameter_groups import mark_parameters, parameter_groups
 
 UTTERANCE_WEIGHT = 192.0
@@ -33,7 +34,7 @@ class Training:
         lr: float = 5e-4,
     ) -> None:
         torch.manual_seed(1)
-        self.model = Pretraining(settings).to(device).train()
+        self.model = (MixturePretraining if settings.mixtures else Pretraining)(settings).to(device).train()
         mark_parameters(self.model)
         masters = [torch.nn.Parameter(p.detach().clone()) for p in self.model.parameters()]
         for master, parameter in zip(masters, self.model.parameters(), strict=True):
@@ -46,14 +47,17 @@ class Training:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.masters, 0.05), lr=lr, betas=(0.9, 0.95), fused=True)
         self.device, self.updates = device, 0
         if compiled:
-            self.model.compile_blocks()
+            self.model.compile()
 
-    def forward_backward(self, filterbank: torch.Tensor, clips: list[int]) -> torch.Tensor:
+    def forward_backward(self, filterbank: torch.Tensor, clips: list[int] | torch.Tensor) -> torch.Tensor:
         """The objective and its gradients; returns the loss, on the device."""
         for parameter in self.parameters:
             parameter.grad = None
-        terms = self.model(self.model.draw(filterbank, clips, seed=1, epoch=1)).terms
-        loss = terms["frame"] + UTTERANCE_WEIGHT * terms["utterance"]
+        weights = {"frame": 1.0, "utterance": UTTERANCE_WEIGHT}
+        if self.model.settings.mixtures:
+            weights["retention"] = 1.0
+        terms = self.model(self.model.draw(filterbank, clips, seed=1, epoch=1), tuple(weights)).terms
+        loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
         loss.backward()
         return loss.detach()
 
@@ -72,7 +76,7 @@ class Training:
         self.updates += 1
         self.model.update_teacher(self.updates, dict(zip(self.names, self.masters, strict=True)) if self.half else None)
 
-    def step(self, filterbank: torch.Tensor, clips: list[int]) -> torch.Tensor:
+    def step(self, filterbank: torch.Tensor, clips: list[int] | torch.Tensor) -> torch.Tensor:
         """One whole training step."""
         loss = self.forward_backward(filterbank, clips)
         self.update()

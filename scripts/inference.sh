@@ -8,8 +8,8 @@ SOURCE=${SOURCE:-data/clips}                 # a file, a folder or a manifest (.
 CHECKPOINT=${CHECKPOINT:-checkpoints/finetuning_AS2M/checkpoint_best.pt} # a fine-tuned one of any layout
 LABELS=${LABELS:-data/audioset/label_descriptors.csv}
 TOP_K=${TOP_K:-12}
-FORMAT=${FORMAT:-table}                      # table, json, csv or audacity
+FORMAT=${FORMAT:-}                           # table, csv, json, audacity, ...; by default told by the ending of --output
 PYTHON=${PYTHON:-python}
 
 exec "$PYTHON" -m EAT.predict --source "$SOURCE" --checkpoint "$CHECKPOINT" --labels "$LABELS" \
-    --top-k "$TOP_K" --format "$FORMAT" "$@"
+    --top-k "$TOP_K" ${FORMAT:+--format "$FORMAT"} "$@"

@@ -3,10 +3,11 @@
 #
 #   DATA=/data/audioset DEVICES=4 bash scripts/pretraining_AS2M.sh
 #   CONFIG=pretraining_AS2M_large bash scripts/pretraining_AS2M.sh optimization.max_update=100000
+#   CONFIG=pretraining_SSLAM bash scripts/pretraining_AS2M.sh model.model_path=EAT-base.pt
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-CONFIG=${CONFIG:-pretraining_AS2M}           # or pretraining_AS2M_large
+CONFIG=${CONFIG:-pretraining_AS2M}           # or pretraining_AS2M_large, pretraining_AS2M_small
 DATA=${DATA:-data/audioset}                  # folder with train.tsv
 SAVE=${SAVE:-checkpoints/$CONFIG}            # checkpoints, logs, the configuration as it ran
 DEVICES=${DEVICES:-4}                        # GPUs of this machine

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from .browser import browser, page  # noqa: F401, one browser for all tests
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFORMANCE = ROOT / "tests" / "conformance"
 CLIPS = ROOT / "data" / "clips"
@@ -57,3 +59,13 @@ def clip_manifest(tmp_path_factory: pytest.TempPathFactory, clips: list[Path]) -
     lines = [str(CLIPS), *(f"{clip.name}\t{soundfile.info(clip).frames}" for clip in clips)]
     (folder / "train.tsv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+@pytest.fixture
+def modules_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers keeps the code of folders in the test's own folder, and asks no hub."""
+    import_torchaudio()  # transformers imports it where it is installed
+    utilities = importlib.import_module("transformers.dynamic_module_utils")
+    monkeypatch.setattr(utilities, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "path", list(sys.path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,18 @@ RENAMED = {
     f"{PREFIX}decoder.proj": "decoder.projection",
 }
 """What formats.md calls a tensor, and what we call it: written down here apart from the package's own mapping."""
+
+SIZES: dict[str, Any] = {"embed_dim": 64, "depth": 3, "num_heads": 4, "decoder_layers": 2, "decoder_width": 64}
+"""Of the published-layout checkpoints among the conformance data."""
+SETTINGS: dict[str, Any] = {
+    **SIZES,
+    "decoder_noise": 0.0,
+    "ema_decay": 0.9,
+    "ema_end_decay": 0.99,
+    "ema_anneal_updates": 6,
+    "clone_batch": 4,
+}
+"""Of ``official_pretrain.pt``, with the average of its trajectory."""
 
 
 def our_name(published: str) -> str:
@@ -83,8 +96,8 @@ def published_bat(folder: Path, **settings: float) -> Pretraining:
     return model
 
 
-def published_pretraining(folder: Path) -> Pretraining:
-    """The model of ``official_pretrain.pt``."""
+def published_pretraining(folder: Path, kind: type[Pretraining] = Pretraining, **settings: Any) -> Pretraining:
+    """The model of ``official_pretrain.pt``, with these settings in place of its own."""
     state = torch.load(folder / "official_pretrain.pt")["model"]
     teacher = state.pop("_ema")
     renamed = {our_name(name): value for name, value in state.items()}
@@ -93,19 +106,6 @@ def published_pretraining(folder: Path) -> Pretraining:
         for name, value in teacher.items()
         if "positions" not in name
     }
-    model = Pretraining(
-        PretrainingSettings(
-            embed_dim=64,
-            depth=3,
-            num_heads=4,
-            decoder_layers=2,
-            decoder_width=64,
-            decoder_noise=0.0,
-            ema_decay=0.9,
-            ema_end_decay=0.99,
-            ema_anneal_updates=6,
-            clone_batch=4,
-        )
-    )
+    model = kind(PretrainingSettings(**{**SETTINGS, **settings}))
     model.load_state_dict(renamed)
     return model

@@ -30,6 +30,22 @@ OVERRIDDEN = [
 ]
 """Keys that must stand in every recipe, because Hydra refuses one that does not."""
 
+SSLAM = {
+    "distributed_training.distributed_world_size": 4,
+    "dataset.batch_size": 12,
+    "model.clone_batch": 8,
+    "optimization.max_update": 200000,
+    "optimization.lr": [5e-5],
+    "lr_scheduler.warmup_updates": 25000,
+    "criterion.weights.retention": 1,
+    "model.model_path": "???",
+    "model.mixtures": True,
+    "model.foreign_padding": True,
+    "model.utterance_blocks": 1,
+}
+"""What SSLAM's second stage has other than EAT's pre-training."""
+SMALL = {"model.embed_dim": 384, "model.depth": 12, "model.num_heads": 6}
+
 PUBLISHED = {
     "pretraining_AS2M": {
         "distributed_training.distributed_world_size": 4,
@@ -103,10 +119,41 @@ PUBLISHED = {
         "model.decoder_kernel": 5,
         "model.decoder_width": 1024,
     },
+    "pretraining_AS2M_small": {**SMALL, "model.decoder_width": 384},
+    "finetuning_AS2M_small": SMALL,
+    "finetuning_AS20K_small": SMALL,
 }
+PUBLISHED["pretraining_SSLAM"] = PUBLISHED["pretraining_AS2M"] | SSLAM
+DERIVED = {
+    "pretraining_SSLAM": ("pretraining_AS2M", {*SSLAM, "criterion.weights"}),
+    "pretraining_AS2M_small": ("pretraining_AS2M", {*SMALL, "model.decoder_width"}),
+    "finetuning_AS2M_small": ("finetuning_AS2M", set(SMALL)),
+    "finetuning_AS20K_small": ("finetuning_AS20K", set(SMALL)),
+    "finetuning_AS2M_SSLAM": ("finetuning_AS2M", {"optimization.max_update", "lr_scheduler.warmup_updates"}),
+    "finetuning_SPASS": (
+        "finetuning_AS20K",
+        {"optimization.max_update", "lr_scheduler.warmup_updates", "task.norm_mean", "task.norm_std",
+         "model.num_classes"},
+    ),
+    "finetuning_SPASS_linear": (
+        "finetuning_SPASS",
+        {"optimization.lr", "lr_scheduler.warmup_updates", "model.freeze_encoder", "model.frozen_drop_path"},
+    ),
+    "finetuning_folder": (
+        "finetuning_ESC50",
+        {"common.log_format", "common.log_interval", "task.target_length", "task.norm_mean", "task.norm_std",
+         "task.crop", "task.max_skipped", "task.time_mask", "task.frequency_mask", "dataset.batch_size",
+         "dataset.num_workers", "lr_scheduler.warmup_updates", "optimization.max_update", "model.num_classes"},
+    ),
+}  # fmt: skip
+"""Recipes that are another one but for some keys, and which."""
 
 
 CHOICES = {
+    "task.save_minutes": 30,
+    "task.tf32": False,
+    "task.repeatable": True,
+    "optimizer.float32_gradients": True,
     "task.spectrogram": "log_mel",
     "lr_scheduler.shape": "cosine",
     "optimizer.decayed": "all",
@@ -120,16 +167,21 @@ ADDED = {
         "criterion.min_skill": 0,
         "criterion.guarded_from": 5000,
         "model.attention": "softmax",
+        "model.compile_or_stop": False,
         "model.decoder": "convolution",
         "model.ema_schedule": "linear",
+        "model.foreign_padding": True,
         "model.masking": "inverse_block",
+        "model.mixtures": False,
+        "model.model_path": None,
         "model.positions": "sine_cosine",
         "model.targets": "averaged_feed_forward",
+        "model.utterance_blocks": 0,
     },
     "finetuning": {**CHOICES, "model.attention": None, "model.positions": None},
 }
-"""Keys that release 1.0 had not, by kind of recipe: choices, each at what the code did before, except that it decayed
-matrices alone where the published runs decay every trained tensor."""
+"""Keys that release 1.0 had not, by kind of recipe: choices, each at what the code did before, except that it saved by
+no clock and decayed matrices alone, where the published runs decay every trained tensor."""
 
 
 @pytest.fixture(scope="module")
@@ -156,14 +208,31 @@ def flat(container: dict, prefix: str = "") -> dict:
     return result
 
 
-STORED = json.loads((ROOT / "tests" / "config" / "composed_1.0.json").read_text())
+FIRST = json.loads((ROOT / "tests" / "config" / "composed_1.0.json").read_text())
+"""The recipes of release 1.0."""
 
 
-@pytest.mark.parametrize("name", sorted(set(STORED) - {"common"}))
+@pytest.mark.parametrize("name", sorted(FIRST.keys() - {"common"}))
 def test_recipes_are_those_of_the_first_release(composed: dict[str, dict], name: str) -> None:
-    stored = STORED
-    assert len(stored) == 9
-    assert composed[name] == {**stored["common"], **stored[name], **ADDED[name.partition("_")[0]]}
+    assert composed[name] == {**FIRST["common"], **FIRST[name], **ADDED[name.partition("_")[0]]}
+
+
+@pytest.mark.parametrize("name", sorted(DERIVED))
+def test_a_variant_differs_in_what_it_is_about_alone(composed: dict[str, dict], name: str) -> None:
+    original, keys = DERIVED[name]
+    one, other = composed[name], composed[original]
+    different = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+    assert different - keys == {"checkpoint.save_dir"}
+    assert keys - different <= {
+        "dataset.batch_size",
+        "distributed_training.distributed_world_size",
+        "model.depth",
+        "model.foreign_padding",
+    }
+
+
+def test_every_recipe_is_an_old_one_or_a_variant() -> None:
+    assert {name for name in NAMES if "BAT" not in name} == (FIRST.keys() - {"common"}) | DERIVED.keys()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -189,7 +258,14 @@ def test_published_numbers(composed: dict[str, dict], name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("pretraining_AS2M", 88), ("pretraining_AS2M_large", 309), ("pretraining_BAT", 139)]
+    ("name", "millions"),
+    [
+        ("pretraining_AS2M", 88),
+        ("pretraining_SSLAM", 88),
+        ("pretraining_AS2M_large", 309),
+        ("pretraining_AS2M_small", 22),
+        ("pretraining_BAT", 139),
+    ],
 )
 def test_published_sizes(composed: dict[str, dict], name: str, millions: int) -> None:
     settings = {k.removeprefix("model."): v for k, v in composed[name].items() if k.startswith("model.")}

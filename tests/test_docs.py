@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -17,11 +18,14 @@ import pytest
 import soundfile
 from omegaconf import OmegaConf
 
+from EAT.__main__ import SUBCOMMANDS
 from EAT.audio.recordings import read_audio
+from EAT.commands.convert import convert
 from EAT.commands.doctor.machine import EXTRAS
 from EAT.training.clip_task import ClipTaskConfig
 
 from .conftest import CLIPS, CONFORMANCE, ROOT
+from .published import SIZES
 from .tiny import NETWORK, ON_A_CPU, model
 
 GUIDES = (
@@ -33,12 +37,21 @@ GUIDES = (
     "docs/coming-from-the-published-code.md",
     "docs/stability.md",
     "docs/learning.md",
+    "docs/looking.md",
+    "docs/science.md",
+    "docs/family.md",
+    "docs/further-pretraining.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/data.md",
     "docs/scaling.md",
+    "docs/gpu.md",
     "docs/troubleshooting.md",
     "docs/dependencies.md",
+    "docs/weights.md",
+    "docs/python.md",
+    "docs/interfaces.md",
+    "docs/uses.md",
     "feature_extract/README.md",
     "config/run_config/README.md",
     "CONTRIBUTING.md",
@@ -47,6 +60,8 @@ GUIDES = (
 NOT_RUN = {
     "bash scripts/demo.sh": "takes minutes; tests/test_demo.py runs it",
     "bash scripts/test.sh": "runs this very test",
+    "python -m EAT.weights fetch": "needs a network; tests/checkpoint/test_hub.py runs it against a Hub of its own",
+    "python -m EAT.serve": "serves until it is stopped; tests/commands/test_serve.py runs it",
     "pip install": "would change the environment that the tests run in; scripts/demo.sh installs",
 }
 """Beginnings of commands that a test cannot run, and why. Every other command of a shell block is run."""
@@ -57,11 +72,15 @@ MADE = {
         "prepared/normalization.json",
         "report/report.html",
         "map.png",
-        "checkpoints/finetuning_demo/checkpoint_best.pt",
+        "checkpoints/finetuning_folder/checkpoint_best.pt",
         "checkpoints/mine/checkpoint_last.pt",
         "checkpoints/pretraining_AS2M/checkpoint_last.pt",
+        "checkpoints/sslam/checkpoint_last.pt",
         "checkpoints/two/checkpoint_last.pt",
     ],
+    "docs/weights.md": ["sounds/model.safetensors", "sounds/README.md"],
+    "docs/family.md": ["checkpoints/eat_goes_on/checkpoint_last.pt"],
+    "docs/further-pretraining.md": ["checkpoints/further/checkpoint_last.pt"],
     "feature_extract/README.md": ["features/drum", "street.png", "EAT-base-hf/model.safetensors", "eat.onnx"],
 }
 """Some of what the commands must leave behind."""
@@ -70,6 +89,7 @@ TINY = {
     "": f"{' '.join(ON_A_CPU)} task.target_length=128 "
     "dataset.batch_size=4 lr_scheduler.warmup_updates=1 optimization.max_update=3 optimization.update_freq=[1]",
     "pretraining": " ".join(model(NETWORK)),
+    "further": " ".join(model(SIZES)),
     "finetuning": "",
 }
 """Overrides, by the start of a recipe's name, that make a run of seconds out of it."""
@@ -78,9 +98,17 @@ SHIMS = {
     # Training as it stands, only small; on one device unless the command starts its processes itself.
     "fairseq-hydra-train": """
 size="{common}"
-case "$*" in *"config-name pretraining"*) size="$size {pretraining}" ;; esac
+case "$*" in
+    *"config-name pretraining"*model.model_path=*) size="$size {further}" ;;
+    *"config-name pretraining"*) size="$size {pretraining}" ;;
+esac
 case "$*" in *distributed_no_spawn=true*) ;; *) size="$size distributed_training.distributed_world_size=1" ;; esac
 exec "{bin}/fairseq-hydra-train" "$@" $size
+""",
+    "python": """
+size=""
+case "$*" in "-m EAT.train --config-name"*) size="{common}" ;; esac
+exec "{bin}/python" "$@" $size
 """,
     # Two processes in place of eight.
     "torchrun": """
@@ -138,6 +166,7 @@ def sandbox(tmp_path: Path) -> Path:
     for name in ("EAT-base_epoch30_pt.pt", "EAT-base.pt", "CKPT"):
         shutil.copy(CONFORMANCE / "official_pretrain.pt", tmp_path / name)
     shutil.copy(CONFORMANCE / "official_finetune.pt", tmp_path / "finetuned.pt")
+    convert(str(tmp_path / "finetuned.pt"), str(tmp_path / "finetuned-hf"))
     (tmp_path / "class_labels_indices.csv").write_text(
         "index,mid,display_name\n" + "".join(f'{i},/m/{i},"Sound, number {i}"\n' for i in range(6))
     )
@@ -157,7 +186,8 @@ def environment(sandbox: Path) -> dict[str, str]:
     shims.mkdir(exist_ok=True)
     for name, text in SHIMS.items():
         (shims / name).write_text(
-            "#!/usr/bin/env bash" + text.format(bin=folder, common=TINY[""], pretraining=TINY["pretraining"])
+            "#!/usr/bin/env bash"
+            + text.format(bin=folder, common=TINY[""], pretraining=TINY["pretraining"], further=TINY["further"])
         )
         (shims / name).chmod(0o755)
     return {
@@ -200,6 +230,7 @@ def test_what_is_not_run_is_there_and_has_a_reason() -> None:
 
 
 @pytest.mark.parametrize("guide", [guide for guide in GUIDES if code_blocks(guide, "python")])
+@pytest.mark.usefixtures("modules_of_its_own")
 def test_python_blocks_run(guide: str, sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(sandbox)
     clips = sorted(CLIPS.glob("loop_*"))
@@ -213,6 +244,8 @@ def test_python_blocks_run(guide: str, sandbox: Path, monkeypatch: pytest.Monkey
         exec(compile(block, guide, "exec"), names)
     if guide == "README.md":
         assert names["vectors"].shape == (2, 64)  # the stand-in's width
+    if guide == "docs/interfaces.md":
+        assert names["scores"].shape == (1, 6) and names["steps"].shape[2] == 8 * 64
 
 
 @pytest.mark.parametrize("guide", GUIDES)
@@ -227,6 +260,10 @@ def test_commands_in_the_text_are_understood(guide: str) -> None:
             assert (ROOT / words[1]).is_file(), code
         elif words[:1] == ["fairseq-hydra-train"] and len(words) > 1:
             check_training(words[1:], code)
+        elif words[:2] == ["eat", "train"] and len(words) > 2:
+            check_training(words[2:], code)
+        elif words[:1] == ["eat"] and len(words) > 1 and words[1] not in ("X", "train"):
+            check_module(SUBCOMMANDS[words[1]], words[2:])
         elif words[:2] == ["pip", "install"]:
             for extra in re.findall(r"\[([\w,]+)\]", code):
                 assert f'"{extra}": [' in (ROOT / "setup.py").read_text() or extra in ("all", "NAME"), code
@@ -240,7 +277,7 @@ def check_module(module: str, arguments: list[str]) -> None:
     assert found is not None, f"python -m {name} does not exist"
     if arguments:
         command = importlib.import_module(f"{name}.__main__" if found.submodule_search_locations else name)
-        if len(arguments) == 1 and arguments[0].isidentifier():
+        if len(arguments) == 1 and arguments[0].isidentifier() and name != "EAT.commands.completion":
             arguments = [*arguments, "--help"]  # a sub-command that is only mentioned
         try:
             command.parser().parse_args(arguments)
@@ -284,8 +321,32 @@ def test_settings_exist(guide: str) -> None:
     for code in inline_code(guide):
         found = re.match(rf"((?:{groups})\.[a-z_0-9.]+)(?:=|$)", code)
         if found and found[1] not in ("model.safetensors", "model.dept") and not found[1].endswith("()"):
-            python = re.match(r"model\.(extract|scores|logits|half|compile|train)", found[1])
+            python = re.match(r"model\.(extract|frames|predict|labels|scores|logits|half|compile|train)", found[1])
             assert python or any(_has(config, found[1]) for config in recipes), f"{found[1]} is no setting"
+
+
+FOREIGN = ("Could not override", "Key 'dept' not in", "DistributedDataParallel")
+"""Messages of other programs that the page quotes."""
+
+
+def test_troubleshooting_quotes_what_is_said() -> None:
+    """Some of each message, two words and ten letters at least, stands in a string of the code."""
+    said = []
+    for path in (ROOT / "EAT").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                said.append("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.append(node.value)
+    rows = re.findall(r"^\| (`.+?`) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    messages = [message for row in rows for message in re.findall(r"`(.+?)`", row)]
+    assert len(messages) > 40
+    for message in messages:
+        words = re.sub(r"\b[\d.]+\b", "\0", message).split()
+        parts = [" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 2, len(words) + 1)]
+        parts = [part for part in parts if len(part) >= 10]
+        foreign = any(text in message for text in FOREIGN)
+        assert foreign or any(part in text for text in said for part in parts), f"nothing says {message!r}"
 
 
 @pytest.mark.parametrize("guide", [*GUIDES, "docs/extending.md"])

@@ -1,9 +1,7 @@
 """Extraction and prediction where nothing is installed but torch, numpy and soundfile."""
 
-import importlib.metadata
 import json
 import os
-import re
 import subprocess
 import sys
 
@@ -11,9 +9,11 @@ import numpy as np
 import pytest
 
 from .conftest import CONFORMANCE, ROOT
+from .environments import link_packages
 
 PACKAGES = ("torch", "torchaudio", "numpy", "soundfile")
-ABSENT = ("fairseq", "hydra", "omegaconf", "transformers", "tqdm", "safetensors", "h5py", "matplotlib", "sklearn")
+ABSENT = ("fairseq", "hydra", "omegaconf", "transformers", "tqdm", "safetensors", "h5py", "matplotlib", "sklearn",
+          "huggingface_hub")  # fmt: skip
 
 START = """
 import importlib.util, runpy, sys
@@ -32,22 +32,7 @@ else:
 def packages(tmp_path_factory):
     """A folder of those packages, what they require, and nothing else."""
     folder = tmp_path_factory.mktemp("packages")
-    waiting, seen = list(PACKAGES), set()
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name in ABSENT:
-            continue
-        seen.add(name)
-        try:
-            distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # wanted on other systems only
-        for file in distribution.files or []:
-            top = file.parts[0]
-            if top not in ("..", "__pycache__", "bin") and not (folder / top).exists():
-                (folder / top).symlink_to(distribution.locate_file(top))
-        needs = [need for need in distribution.requires or [] if "extra ==" not in need]
-        waiting += [re.match(r"[\w.-]+", need)[0].lower() for need in needs]
+    link_packages(folder, PACKAGES, ABSENT)
     return folder
 
 
@@ -83,6 +68,7 @@ def test_prediction(tmp_path, clips, packages):
     "arguments, extra",
     [
         (["--checkpoint", "{c}/hf_pretrain", "--output", "{t}/o"], "eat-audio[huggingface]"),
+        (["--checkpoint", "EAT-base_epoch30_pretrain", "--output", "{t}/o"], "eat-audio[hub]"),
         (["--checkpoint", "{c}/official_pretrain.pt", "--output", "{t}/o.h5"], "eat-audio[hdf5]"),
     ],
 )

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -75,7 +79,10 @@ def test_types_ship_with_the_package() -> None:
                 and getattr(n.func, "id", "") == "setup")  # fmt: skip
     data = ast.literal_eval(next(keyword.value for keyword in call.keywords if keyword.arg == "package_data"))
     assert "EAT" in find_packages(str(ROOT), include=["EAT", "EAT.*"])
-    assert [(ROOT / package / file).is_file() for package, files in data.items() for file in files] == [True]
+    for elsewhere in ("EAT.config", "EAT.demo_clips"):  # tests/test_install.py looks into the wheel
+        data.pop(elsewhere)
+    assert all(list((ROOT / package.replace(".", "/")).glob(file)) for package, files in data.items() for file in files)
+    assert "py.typed" in data["EAT"]
 
 
 def test_the_workflow_runs_what_users_run() -> None:
@@ -110,3 +117,27 @@ def test_every_page_is_reached_from_the_readme_or_the_guides() -> None:
     assert len(pages) > 10
     for page in pages:
         assert page.rpartition("/")[2] in text, page
+
+
+def test_what_is_installed_is_found_from_a_clone_s_parent_and_holds_the_recipes(tmp_path: Path) -> None:
+    clone = tmp_path / "EAT"  # as git names it: seen from its parent, a folder of the package's name
+    clone.mkdir()
+    for name in ("EAT", "config"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, clone)
+    build = "from setuptools import build_meta as b; print(b.build_editable('editable')); print(b.build_wheel('whole'))"
+    subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True)
+    for folder in ("editable", "whole"):
+        (wheel,) = (clone / folder).glob("*.whl")
+        zipfile.ZipFile(wheel).extractall(tmp_path / folder)
+        found = (
+            "import sys, site; sys.path.insert(0, ''); site.addsitedir(sys.argv[1]); import EAT; print(EAT.__file__)"
+        )
+        command = [sys.executable, "-I", "-S", "-c", found, str(tmp_path / folder)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        where = clone if folder == "editable" else tmp_path / folder
+        assert done.stdout.strip() == str(where / "EAT" / "__init__.py")
+    installed = tmp_path / "whole" / "EAT" / "config"
+    files = {path.relative_to(ROOT / "config") for path in (ROOT / "config").rglob("*.yaml")}
+    assert {path.relative_to(installed) for path in installed.rglob("*.yaml")} == files

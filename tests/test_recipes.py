@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from omegaconf import OmegaConf
+
+from EAT.checkpoint import read_checkpoint
 
 from .conftest import CLIPS, CONFORMANCE, ROOT
 from .data.prepare.test_speech_commands import WORDS
@@ -27,201 +28,6 @@ CPU = (
     "optimization.max_update=3",
     "lr_scheduler.warmup_updates=1",
 )
-
-PUBLISHED = {
-    "finetuning_AS2M": {
-        "optimization.max_update": 300000,
-        "lr_scheduler.warmup_updates": 30000,
-        "optimization.lr": [5e-5],
-        "dataset.batch_size": 96,
-        "task.target_length": 1024,
-        "task.mixup_alpha": 0.8,
-        "task.time_mask": 0.2,
-        "criterion.label_smoothing": 0,
-        "criterion.loss": "bce_per_positive",
-        "task.noise": 0,
-        "task.shift": 0,
-        "task.weights": "weights",
-        "task.samples_per_epoch": 200000,
-        "task.norm_mean": -4.268,
-        "task.norm_std": 4.569,
-        "model.num_classes": 527,
-        "checkpoint.best_checkpoint_metric": "mAP",
-    },
-    "finetuning_AS20K": {
-        "optimization.max_update": 40000,
-        "lr_scheduler.warmup_updates": 4000,
-        "optimization.lr": [5e-5],
-        "dataset.batch_size": 48,
-        "task.target_length": 1024,
-        "task.mixup_alpha": 0.8,
-        "task.time_mask": 0.2,
-        "criterion.label_smoothing": 0,
-        "criterion.loss": "bce_per_positive",
-        "task.noise": 0,
-        "task.shift": 0,
-        "task.weights": None,
-        "task.norm_mean": -4.268,
-        "task.norm_std": 4.569,
-        "model.num_classes": 527,
-        "checkpoint.best_checkpoint_metric": "mAP",
-    },
-    "finetuning_ESC50": {
-        "optimization.max_update": 4000,
-        "lr_scheduler.warmup_updates": 400,
-        "optimization.lr": [5e-5],
-        "dataset.batch_size": 48,
-        "task.target_length": 512,
-        "task.mixup_alpha": 0,
-        "task.time_mask": 0.4,
-        "criterion.label_smoothing": 0.1,
-        "criterion.loss": "cross_entropy",
-        "task.noise": 0,
-        "task.shift": 0,
-        "task.weights": None,
-        "task.norm_mean": -6.627,
-        "task.norm_std": 5.359,
-        "model.num_classes": 50,
-        "checkpoint.best_checkpoint_metric": "accuracy",
-    },
-    "finetuning_SPCv2": {
-        "optimization.max_update": 40000,
-        "lr_scheduler.warmup_updates": 4000,
-        "optimization.lr": [2e-4],
-        "dataset.batch_size": 256,
-        "task.target_length": 128,
-        "task.mixup_alpha": 0.8,
-        "task.time_mask": 0.2,
-        "criterion.label_smoothing": 0.1,
-        "criterion.loss": "bce_sum",
-        "task.noise": 0.1,
-        "task.shift": 10,
-        "task.weights": None,
-        "task.norm_mean": -6.846,
-        "task.norm_std": 5.565,
-        "model.num_classes": 35,
-        "checkpoint.best_checkpoint_metric": "accuracy",
-    },
-}
-BAT = {
-    "finetuning_BAT_AS2M": {
-        "optimization.max_update": 200000,
-        "lr_scheduler.warmup_updates": 20000,
-        "dataset.batch_size": 96,
-        "task.target_length": 1024,
-        "task.fit_waveform": True,
-        "task.crop": "random",
-        "task.roll": True,
-        "task.augmentations.clip_mixup": 0.8,
-        "criterion.loss": "asymmetric",
-    },
-    "finetuning_BAT_AS20K": {
-        "optimization.max_update": 40000,
-        "lr_scheduler.warmup_updates": 4000,
-        "dataset.batch_size": 48,
-        "task.target_length": 1024,
-        "task.fit_waveform": True,
-        "task.crop": "random",
-        "task.roll": True,
-        "task.time_mask": 64 / 1024,
-        "task.augmentations": {"clip_mixup": 0.8, "further_masks": 1},
-        "criterion.loss": "asymmetric",
-        "model.head_dropout": 0.2,
-    },
-    "finetuning_BAT_ESC50": {
-        "optimization.max_update": 4000,
-        "lr_scheduler.warmup_updates": 400,
-        "dataset.batch_size": 48,
-        "task.target_length": 512,
-        "task.roll": False,
-        "task.time_mask": 32 / 512,
-        "task.augmentations": {"coloured_noise": 0.3, "roll_filterbank": 1},
-        "criterion.loss": "cross_entropy",
-        "model.head_dropout": 0.2,
-    },
-    "finetuning_BAT_SPC12": {
-        "optimization.max_update": 10000,
-        "lr_scheduler.warmup_updates": 1000,
-        "dataset.batch_size": 256,
-        "task.target_length": 112,
-        "task.roll": False,
-        "task.time_mask": 32 / 112,
-        "task.augmentations": {"coloured_noise": 0.3, "roll_filterbank": 1},
-        "criterion.loss": "cross_entropy",
-        "model.num_classes": 12,
-        "model.head_dropout": 0,
-    },
-}
-COMMON_BAT = {
-    "optimization.lr": [5e-5],
-    "optimization.clip_norm": 0,
-    "optimizer.betas": [0.9, 0.95],
-    "optimizer.weight_decay": 0.05,
-    "optimizer.decayed": "weights",
-    "lr_scheduler.shape": "floored_cosine",
-    "lr_scheduler.min_lr": 1e-6,
-    "task.spectrogram": "decibels",
-    "task.norm_mean": None,
-    "task.gain": 0,
-    "task.noise": 0,
-    "task.shift": 0,
-    "task.mixup_alpha": 0,
-    "task.mixup_prob": 0.9,
-    "task.frequency_mask": 16 / 128,
-    "criterion.label_smoothing": 0,
-    "model.layer_decay": 0.75,
-    "model.layer_decay_input": True,
-    "model.drop_path": 0.1,
-}
-COMMON = {
-    "task.mixup_prob": 0.9,
-    "task.roll": True,
-    "task.gain": 10,
-    "lr_scheduler.min_lr": 1e-6,
-    "optimizer.weight_decay": 0.05,
-    "model.layer_decay": 0.65,
-    "model.drop_path": 0.1,
-    "checkpoint.maximize_best_checkpoint_metric": True,
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_numbers(name: str) -> None:
-    config = OmegaConf.load(ROOT / "config" / f"{name}.yaml")
-    for key, value in {**COMMON, **PUBLISHED[name]}.items():
-        assert OmegaConf.select(config, key, throw_on_missing=True) == value, key
-    assert config.task.frequency_mask == config.task.time_mask
-
-
-PROBES = {
-    "probing_AS20K": (20000, 48, 500, 0.05, 1024, "asymmetric", 527),
-    "probing_ESC50": (4000, 48, 400, 0.2, 512, "cross_entropy", 50),
-    "probing_SPC12": (10000, 256, 1000, 0.05, 112, "cross_entropy", 12),
-    "probing_SPCv2": (10000, 256, 1000, 0.05, 112, "cross_entropy", 35),
-}
-"""Updates, batch, warm-up, weight decay, frames, loss and classes."""
-
-
-@pytest.mark.parametrize("name", PROBES)
-def test_the_published_protocol_of_probes(name: str) -> None:
-    config = OmegaConf.load(ROOT / "config" / f"{name}.yaml")
-    found = (
-        config.optimization.max_update, config.dataset.batch_size, config.lr_scheduler.warmup_updates,
-        config.optimizer.weight_decay, config.task.target_length, config.criterion.loss, config.model.num_classes,
-    )  # fmt: skip
-    assert found == PROBES[name]
-    assert (config.optimization.lr, config.lr_scheduler.min_lr, config.optimization.clip_norm) == ([1e-3], 1e-6, 0)
-    assert (config.optimizer.betas, config.optimizer.decayed) == ([0.9, 0.999], "weights")
-    assert (config.model.head, config.model.head_prototypes, config.model.head_dropout) == ("cgp", 10000, 0.2)
-    assert config.model.freeze_encoder and config.task.roll == (name == "probing_AS20K")
-
-
-@pytest.mark.parametrize("name", BAT)
-def test_bats_published_numbers(name: str) -> None:
-    config = OmegaConf.load(ROOT / "config" / f"{name}.yaml")
-    for key, value in {**COMMON_BAT, **BAT[name]}.items():
-        found = OmegaConf.select(config, key, throw_on_missing=True)
-        assert (OmegaConf.to_container(found) if OmegaConf.is_dict(found) else found) == value, key
 
 
 def prepare(*arguments: str | Path) -> None:
@@ -307,6 +113,38 @@ def test_audioset_by_weight(audioset: Path, tmp_path: Path) -> None:
     assert "each epoch draws 8 of 16 clips by weight" in run.output and len(run.lines) == 3
     printed = evaluate(data, tmp_path)
     assert float(re.search(r"mAP\D+([\d.]+)", printed)[1]) == pytest.approx(score(tmp_path), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["finetuning_AS2M_SSLAM", "finetuning_SPASS", "finetuning_SPASS_linear"])
+def test_sslam_downstream(audioset: Path, tmp_path: Path, name: str) -> None:
+    data = tmp_path / "data"
+    prepare_audioset(audioset, data)
+    own = ("model.num_classes=3", "task.samples_per_epoch=8") if "AS2M" in name else ()
+    start = CONFORMANCE / "sslam_pretrain.pt"
+    run = fine_tune(name, data, tmp_path, f"model.model_path={start}", *own)
+    assert f"encoder from the published pretraining checkpoint {start}" in run.output and len(run.lines) == 3
+    printed = evaluate(data, tmp_path)
+    assert float(re.search(r"mAP\D+([\d.]+)", printed)[1]) == pytest.approx(score(tmp_path), abs=1e-4)
+    trained = torch.load(tmp_path / "run" / "checkpoint_last.pt")["model"]
+    frozen = torch.equal(trained["encoder.cls_token"], read_checkpoint(start).encoder["cls_token"])
+    assert frozen == ("linear" in name) and trained["head.weight"].shape == (3, 64)
+
+
+def test_a_small_model_at_its_own_size(audioset: Path, tmp_path: Path) -> None:
+    data, short = tmp_path / "data", ("task.target_length=128", "dataset.batch_size=2", "common.bf16=true")
+    prepare_audioset(audioset, data)
+    run = train(
+        "pretraining_AS2M_small", *CPU, *short, "common.log_format=json", f"task.data={data}", "model.clone_batch=2",
+        "distributed_training.distributed_world_size=1", f"checkpoint.save_dir={tmp_path}/small",
+    )  # fmt: skip
+    assert "22.0 M trained parameters" in run.output and len(run.lines) == 3
+    start = f"model.model_path={tmp_path}/small/checkpoint_last.pt"
+    for name in ("finetuning_AS20K_small", "finetuning_AS2M_small"):
+        tuned = fine_tune(
+            name, data, tmp_path / name, *short, start, "model.num_classes=3", "task.samples_per_epoch=8",
+            "dataset.disable_validation=true",
+        )  # fmt: skip
+        assert "21.4 M trained parameters" in tuned.output and len(tuned.lines) == 3
 
 
 def test_audioset_balanced(audioset: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import io
 import math
 import os
 import re
+import stat
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -21,12 +22,14 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .resampling import SAMPLE_RATE, SINC, Resampler
+from . import mp3
+from .held import Held
+from .lengths import check_length
+from .resampling import MAX_RATE, MIN_RATE, SAMPLE_RATE, SINC, Resampler
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au")
 """File names that a search of a folder takes for recordings."""
 
-MIN_RATE, MAX_RATE = 1_000, 768_000
 MAX_CHANNELS = 256
 MIN_SECONDS = 0.01
 """The shortest clip that counts as one."""
@@ -43,6 +46,8 @@ BLOCK_VALUES = 2**22
 """Values, over all channels, that are decoded before channels are averaged: 16 MiB."""
 SLACK_FRAMES = 2304
 """Samples by which a recording may end before its header says: two frames of mp3, whose headers count whole frames."""
+HDF5_ERRORS = (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, AttributeError)
+"""What h5py raises for a damaged file: whatever it stumbles over, in a link, a table or an attribute."""
 
 _STORED = re.compile(
     r"^(?P<archive>.*\.zip):(?P<offset>\d{1,18}):(?P<length>\d{1,18})$", re.IGNORECASE | re.DOTALL | re.ASCII
@@ -54,12 +59,22 @@ class Recording(NamedTuple):
     """An opened recording: its header, and a way to read part of it."""
 
     frames: int
-    """Samples per channel, as the header says."""
+    """Samples per channel, as the header says; of an MP3 whose header does not, as they were counted."""
     rate: int
     channels: int
     read: Callable[[int, int], np.ndarray]
     """read(start, count) to (count or fewer, channels) float32."""
     close: Callable[[], Any]
+
+
+def refuse_special(source: str) -> None:
+    """Raise DataError for what only looks like a file: opening a pipe waits for ever, a device never ends."""
+    try:
+        mode = os.stat(source).st_mode
+    except (OSError, ValueError):
+        return  # whoever opens it says why it cannot
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{source} is a pipe, a socket or a device; give a file.")
 
 
 class _Sound(soundfile.SoundFile):
@@ -77,55 +92,51 @@ class _Sound(soundfile.SoundFile):
         return False
 
 
-_SHORT = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
-_STREAMED = 0x7FFF0000
-"""Bytes of audio from which on a header's number stands for "unknown", as programs write it that write to a pipe."""
-
-
-def _check_length(source: str, sound: soundfile.SoundFile) -> None:
-    """Raise DataError where the file ends before the audio that its header states; libsndfile only makes a note."""
-    short = _SHORT.search(sound.extra_info)
-    if short and int(short[2]) + 16 < int(short[1]) < _STREAMED:
-        raise DataError(
-            f"{source} is cut short: its header states {int(short[1]):,} bytes of audio, it holds {int(short[2]):,}."
-        )
-
-
-def _open_file(source: str, handle: Any) -> Recording:
+def _open_file(source: str, content: str | bytes) -> Recording:
     try:
-        sound = _Sound(handle)
+        sound = _Sound(content if isinstance(content, str) else io.BytesIO(content))
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(handle, str) and not os.path.exists(handle):
+        if isinstance(content, str) and not os.path.exists(content):
             raise DataError(
                 f"{source} does not exist; check its path and, where a manifest lists it, the root folder there."
             ) from None
-        if isinstance(handle, str) and os.path.isdir(handle):
+        if isinstance(content, str) and os.path.isdir(content):
             raise DataError(f"{source} is a folder, not a recording.") from None
-        if isinstance(handle, str) and not os.access(handle, os.R_OK):
+        if isinstance(content, str) and not os.access(content, os.R_OK):
             raise DataError(f"{source} may not be read; check its permissions.") from None
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
         raise DataError(f"{source} is not audio that libsndfile can read ({reason}).") from None
 
+    frames, opened = sound.frames, contextlib.ExitStack()
+    opened.callback(sound.close)
     try:
-        _check_length(source, sound)
+        check_length(source, content, sound)
+        counted = mp3.counted(source, content, frames, _Sound) if sound.format == "MP3" else None
+        if counted is not None:
+            endless = opened.enter_context(contextlib.closing(mp3.endless(content)))
+            sound, frames = opened.enter_context(_Sound(endless)), counted
+    except (OSError, soundfile.LibsndfileError) as error:
+        opened.close()
+        raise DataError(f"{source} cannot be read ({error}).") from None
     except DataError:
-        sound.close()
+        opened.close()
         raise
-    position = 0
+    position, lead = 0, mp3.LEAD if sound.format == "MP3" else 0
 
     def read(start: int, count: int) -> np.ndarray:
         nonlocal position
         if start != position:
-            sound.seek(start)
-        samples = sound.read(min(count, sound.frames - start), dtype="float32", always_2d=True)
+            sound.seek(max(0, start - lead))
+            sound.read(min(start, lead), dtype="float32")
+        samples = sound.read(min(count, frames - start), dtype="float32", always_2d=True)
         position = start + len(samples)
         return samples
 
-    return Recording(sound.frames, sound.samplerate, sound.channels, read, sound.close)
+    return Recording(frames, sound.samplerate, sound.channels, read, opened.close)
 
 
 @lru_cache(maxsize=32)
-def _hdf5_pack(path: str, process: int) -> Any:
+def _hdf5_pack(path: str, process: int, file: tuple[int, ...]) -> Any:
     try:
         import h5py
     except ImportError:
@@ -161,13 +172,18 @@ def _read_member(archive_path: str, offset: int, length: int) -> bytes:
 def _open_packed(source: str, pack: str, key: str) -> Recording:
     try:
         return _open_data_set(source, pack, key)
-    except (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, AttributeError) as error:
-        # Of a damaged pack: whatever HDF5 stumbles over, in a link, a table or an attribute.
-        raise DataError(f"{source} cannot be read from its pack ({' '.join(str(error).split())[:200]}).") from None
+    except HDF5_ERRORS as error:
+        raise DataError(_unreadable(source, error)) from None
+
+
+def _unreadable(source: str, error: Exception) -> str:
+    return f"{source} cannot be read from its pack ({' '.join(str(error).split())[:200]})."
 
 
 def _open_data_set(source: str, pack: str, key: str) -> Recording:
-    file = _hdf5_pack(pack, os.getpid())  # a handle must not be shared with a forked worker
+    status = os.stat(pack) if os.path.exists(pack) else None
+    which = (status.st_ino, status.st_size, status.st_mtime_ns) if status else ()  # another file may take its place
+    file = _hdf5_pack(pack, os.getpid(), which)  # a handle must not be shared with a forked worker
     from h5py import Dataset
 
     data = file.get(key)
@@ -182,7 +198,10 @@ def _open_data_set(source: str, pack: str, key: str) -> Recording:
     scale = 1.0 / 2 ** (8 * data.dtype.itemsize - 1) if data.dtype.kind == "i" else 1.0
 
     def read(start: int, count: int) -> np.ndarray:
-        part = np.asarray(data[start : start + count])
+        try:
+            part = np.asarray(data[start : start + count])
+        except HDF5_ERRORS as error:
+            raise DataError(_unreadable(source, error)) from None
         return part.reshape(len(part), -1).astype(np.float32) * np.float32(scale)
 
     try:
@@ -199,15 +218,19 @@ def file_of(source: str) -> str:
 
 
 def open_recording(source: str) -> Recording:
-    """Open a recording by path or container address.
+    """Open a recording by path or container address, or one in memory (:class:`EAT.audio.held.Held`).
 
     Raises:
         DataError: where there is no such recording, it is not audio, or its header is absurd.
     """
     stored, packed = _STORED.match(source), _PACKED.match(source)
-    if stored:
+    if not isinstance(source, Held):
+        refuse_special(file_of(source))
+    if isinstance(source, Held):
+        recording: Recording = source.opened(_open_file)
+    elif stored:
         content = _read_member(stored["archive"], int(stored["offset"]), int(stored["length"]))
-        recording = _open_file(source, io.BytesIO(content))
+        recording = _open_file(source, content)
     elif packed:
         recording = _open_packed(source, packed["pack"], packed["key"])
     else:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 
 SAMPLE_RATE = 16_000
 """What recordings are resampled to, in Hz."""
+MIN_RATE, MAX_RATE = 1_000, 768_000
 ZERO_CROSSINGS = 6
 """Half the filter's length, in zero crossings of the sinc."""
 ROLLOFF = 0.99
@@ -26,6 +28,9 @@ BLOCK = 16
 """Output samples that one row of the matrix product gives, at least: fewer leave a processor's registers idle."""
 LARGEST_KERNEL = 1 << 22
 """Elements of a polyphase kernel above which the taps are worked out per output sample instead."""
+
+PHASES = 1024
+"""Places between two input samples at which the filter is worked out then."""
 
 
 def _filter(time: Tensor, cutoff: float) -> Tensor:
@@ -66,8 +71,20 @@ class Ratio(NamedTuple):
     """Input samples on either side of a part that its resampling needs; a multiple of ``old``, where samples meet."""
 
 
+def check_rate(rate: Any, what: str = "sample_rate") -> None:
+    """Raise ConfigError for what is no rate of audio."""
+    if not isinstance(rate, int | np.integer) or not MIN_RATE <= rate <= MAX_RATE:
+        raise ConfigError(f"{what} is {rate!r}; it must be a whole number of Hz from {MIN_RATE:,} to {MAX_RATE:,}.")
+
+
 def ratio(old_rate: int, new_rate: int, zero_crossings: int = ZERO_CROSSINGS) -> Ratio:
-    """How samples of one rate lie among those of another, for a filter of so many zero crossings on either side."""
+    """How samples of one rate lie among those of another, for a filter of so many zero crossings on either side.
+
+    Raises:
+        ConfigError: for rates that are none.
+    """
+    check_rate(old_rate)
+    check_rate(new_rate)
     divisor = math.gcd(old_rate, new_rate)
     old, new = old_rate // divisor, new_rate // divisor
     reach = math.ceil(zero_crossings * old / (min(old, new) * ROLLOFF)) + old
@@ -84,10 +101,13 @@ def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
 
     Returns:
         (..., ceil(samples * new_rate / old_rate)).
+
+    Raises:
+        ConfigError: for a rate that is no whole number from 1,000 to 768,000.
     """
-    if old_rate == new_rate:
-        return waveform
     old, new, _ = ratio(old_rate, new_rate)
+    if old == new:
+        return waveform
     length = -(-waveform.shape[-1] * new // old)
     if new * (old + 2 * ZERO_CROSSINGS * max(1, old // new + 1)) > LARGEST_KERNEL:
         return _resample_by_sample(waveform, old, new, length)
@@ -101,21 +121,27 @@ def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
     return samples.reshape(*waveform.shape[:-1], -1)[..., :length]
 
 
-def _resample_by_sample(waveform: Tensor, old: int, new: int, length: int, chunk: int = 1 << 15) -> Tensor:
-    """The same filter for rates with hardly a common divisor, whose polyphase kernel would not fit in memory."""
+def _resample_by_sample(waveform: Tensor, old: int, new: int, length: int, chunk: int = 1 << 12) -> Tensor:
+    """The same filter for rates with hardly a common divisor, whose polyphase kernel would not fit in memory.
+
+    The filter is worked out at ``PHASES`` places between two input samples and interpolated linearly from there, which
+    is exact to 1e-6.
+    """
     cutoff = min(old, new) * ROLLOFF
     width = math.ceil(ZERO_CROSSINGS * old / cutoff)
-    padded = F.pad(waveform, (width, width + 1))
-    taps = torch.arange(-width, width + 2, device=waveform.device)
-    pieces = []
+    device = waveform.device
+    taps = torch.arange(-width, width + 2, dtype=torch.float64, device=device)
+    phases = torch.arange(PHASES + 1, dtype=torch.float64, device=device)[:, None] / PHASES
+    table = (_filter((taps - phases) / old, cutoff) * (cutoff / old)).float()  # (PHASES + 1, taps)
+    windows = F.pad(waveform.reshape(-1, waveform.shape[-1]), (width, 2 * width + 2)).unfold(1, len(taps), 1)
+    samples = windows.new_empty(len(windows), length)
     for start in range(0, length, chunk):
-        position = torch.arange(start, min(length, start + chunk), dtype=torch.int64, device=waveform.device) * old
-        nearest, rest = position // new, position % new  # the input sample at or before each output sample
-        time = taps / old - rest[:, None].double() / (new * old)
-        weights = (_filter(time, cutoff) * (cutoff / old)).float()
-        index = (nearest[:, None] + taps + width).clamp(max=padded.shape[-1] - 1)
-        pieces.append((padded[..., index] * weights).sum(dim=-1))
-    return torch.cat(pieces, dim=-1) if pieces else waveform[..., :0]
+        position = torch.arange(start, min(length, start + chunk), dtype=torch.int64, device=device) * old
+        phase = (position % new).double() * PHASES / new
+        below = phase.long()
+        weights = torch.lerp(table[below], table[below + 1], (phase - below).float()[:, None])  # (samples, taps)
+        samples[:, start : start + chunk] = torch.einsum("rst,st->rs", windows[:, position // new], weights)
+    return samples.reshape(*waveform.shape[:-1], -1)
 
 
 def soxr_resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
@@ -124,6 +150,7 @@ def soxr_resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
     Raises:
         DataError: where soxr is not installed, or gradients should flow through it.
     """
+    check_rate(old_rate)
     if old_rate == new_rate:
         return waveform
     try:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from .recordings import MIN_SECONDS, check_samples, open_recording
-from .resampling import SAMPLE_RATE, SINC, Resampler
+from .resampling import SAMPLE_RATE, SINC, Resampler, check_rate
+from .timeout import READ_SECONDS, within
 
 BLOCK_SECONDS = 20.0
 
@@ -26,6 +27,7 @@ class AudioStream:
         block_seconds: how much is decoded at once.
         rate: in Hz.
         resampler: what resamples to it.
+        read_timeout: seconds after which opening it, or a block that is still being read, is given up; 0: never.
 
     Raises:
         DataError: for a recording that cannot be opened or is shorter than 10 ms.
@@ -37,9 +39,12 @@ class AudioStream:
         block_seconds: float = BLOCK_SECONDS,
         rate: int = SAMPLE_RATE,
         resampler: Resampler = SINC,
+        read_timeout: float = READ_SECONDS,
     ) -> None:
-        self.source, self.rate, self.resampler = source, rate, resampler
-        self._recording = open_recording(source)
+        check_rate(rate, "rate")
+        self.source, self.rate, self.resampler, self.read_timeout = source, rate, resampler, read_timeout
+        self._hangs = False
+        self._recording = within(read_timeout, source, lambda: open_recording(source))
         self.samples = -(-self._recording.frames * rate // self._recording.rate)
         """Length at that rate, as the header has it."""
         if self.samples < rate * MIN_SECONDS:
@@ -50,7 +55,8 @@ class AudioStream:
 
     def close(self) -> None:
         """Close the file."""
-        self._recording.close()
+        if not self._hangs:  # whoever still reads it would find nothing under its hands
+            self._recording.close()
 
     def __enter__(self) -> AudioStream:
         return self
@@ -81,7 +87,10 @@ class AudioStream:
     def _decode(self, position: int, count: int) -> Tensor:
         """The next ``count`` samples at the file's own rate, mono."""
         try:
-            samples = self._recording.read(position, count)
+            samples = within(self.read_timeout, self.source, lambda: self._recording.read(position, count))
+        except DataError:
+            self._hangs = True
+            raise
         except (LibsndfileError, RuntimeError, OSError) as error:
             raise DataError(f"{self.source} breaks off while being decoded ({error}).") from None
         if not len(samples):

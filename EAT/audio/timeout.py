@@ -13,6 +13,9 @@ from ..errors import DataError
 
 Result = TypeVar("Result")
 
+READ_SECONDS = 60.0
+"""A recording that is still being read after so long is given up as unreadable."""
+
 
 class _Reader:
     """A thread that reads for others. One that hangs is left behind; it ends with its process."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..data.labels import Label
 from ..network.front_end import FrontEnd
 from ..network.settings import ClassifierSettings, PretrainingSettings
 
@@ -30,6 +31,8 @@ class Contents:
     front_end: FrontEnd | None = None
     activation: str | None = None
     """What turns logits into scores, ``sigmoid`` or ``softmax``, where the checkpoint says so."""
+    classes: tuple[Label, ...] | None = None
+    """What the classes of a fine-tuned model are called, where the checkpoint says so."""
     initialised: tuple[str, ...] = ()
     """Parts (``decoder``, ``teacher``) that a conversion had to make up because its source had none."""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -63,5 +66,7 @@ class Checkpoint:
     """Length and normalisation it was trained with, where the checkpoint says so."""
     activation: str | None
     """What turns logits into scores, ``sigmoid`` or ``softmax``, where the checkpoint says so."""
+    classes: tuple[Label, ...] | None
+    """What the classes are called, where the checkpoint says so."""
     raw: dict[str, Any] = field(repr=False)
     """The file as it was read."""

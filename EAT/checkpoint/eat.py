@@ -12,13 +12,15 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError
 from ..network.classification_losses import SINGLE_LABEL_LOSSES
 from ..network.front_end import FrontEnd, front_end_of
-from ..network.settings import ClassifierSettings, PretrainingSettings
+from ..network.settings import ClassifierSettings, PretrainingSettings, check_type
+from .classes import from_notes
 from .completing import complete
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
 from .fairseq_file import fairseq_file, section
 from .notes import notes_of
 from .safe import Opened, write_torch_file
 from .shapes import check_encoder, check_head, encoder_settings, extend_positions
+from .validation import sized
 
 
 def recognises(opened: Opened) -> bool:
@@ -38,17 +40,20 @@ def read(opened: Opened) -> Contents:
     if rows is not None:
         tensors[ENCODER + POSITIONS] = tensors[ENCODER + POSITIONS][:, : int(rows)]
     settings: PretrainingSettings | ClassifierSettings
-    activation = None
-    weight = next((tensors[name] for name in ("head.weight", "head.fc.weight") if name in tensors), None)
+    activation, classes = None, None
+    weight = next((name for name in ("head.weight", "head.fc.weight") if name in tensors), None)
     if weight is not None:
-        classes = {"num_classes": weight.shape[0]}
+        count = {"num_classes": sized(path, tensors, weight, 2).shape[0]}
         noted = {name: notes[name] for name in ("head_norm_eps",) if notes.get(name)}
-        settings = ClassifierSettings.take({**cfg, **vars(encoder), **classes, **noted})
+        settings = ClassifierSettings.take({**cfg, **vars(encoder), **count, **noted})
         check_head(path, tensors, settings)
         kept: tuple[str, ...] = (ENCODER, "norm.", "head.")
         loss = criterion.get("loss")
+        if loss is not None:
+            check_type("criterion.loss", loss, str)
         activation = None if loss is None else "softmax" if loss in SINGLE_LABEL_LOSSES else "sigmoid"
         activation = notes.get("activation", activation)
+        classes = from_notes(path, notes, settings.num_classes or 0)
     else:
         settings = PretrainingSettings.take({**cfg, **vars(encoder)})
         kept = (ENCODER, DECODER, TEACHER)
@@ -56,7 +61,7 @@ def read(opened: Opened) -> Contents:
             check_encoder(path, tensors, encoder, TEACHER)
     try:
         front_end = front_end_of(task)
-    except (ConfigError, TypeError, ValueError) as error:
+    except (ConfigError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path} holds a cfg.task that cannot be used: {error}") from None
     return Contents(
         format="eat",
@@ -64,6 +69,7 @@ def read(opened: Opened) -> Contents:
         settings=settings,
         front_end=front_end,
         activation=activation,
+        classes=classes,
         initialised=tuple(notes.get("initialised", ())),
         raw=state,
     )
@@ -73,19 +79,20 @@ def with_masters(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The model's tensors, half-precision ones replaced by the optimiser's float32 originals where it kept them.
 
     The originals carry no names, only the order of the trained parameters. They are taken only if each has the shape
-    of its parameter and, rounded, is that parameter bit for bit.
+    of its parameter and, rounded, is that parameter bit for bit; fairseq saves half-precision parameters as float32.
     """
     tensors: dict[str, Tensor] = dict(state["model"])
     optimizer = state.get("last_optimizer_state")
     masters = optimizer.get("float32_parameters") if isinstance(optimizer, dict) else None
-    if not masters:
+    if not masters or not isinstance(masters, list) or not all(isinstance(master, Tensor) for master in masters):
         return tensors
     trained = [name for name in tensors if not name.startswith(TEACHER) and not name.endswith(POSITIONS)]
     if len(trained) < len(masters):
         return tensors
     pairs = list(zip(trained[-len(masters) :], masters, strict=True))  # what is frozen comes first
-    if all(tensors[n].shape == m.shape and torch.equal(m.to(tensors[n].dtype), tensors[n]) for n, m in pairs):
-        tensors.update(pairs)
+    for half in (torch.bfloat16, torch.float16):
+        if all(tensors[n].shape == m.shape and torch.equal(m.to(half).float(), tensors[n].float()) for n, m in pairs):
+            return tensors | dict(pairs)
     return tensors
 
 

@@ -7,15 +7,18 @@ has no place for some choices, ``HOLDS`` has those that it can hold.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import ModuleType
 
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..network.settings import choose
 from . import bat, bat_huggingface, eat, huggingface, published_eat
 from .completing import without_initialised
-from .contents import ENCODER, POSITIONS, TEACHER, Checkpoint, Contents
+from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Checkpoint, Contents
+from .hub import locate
+from .names import with_prefix
 from .safe import open_checkpoint
 from .shapes import check_finite, extend_positions
 
@@ -31,15 +34,18 @@ WEIGHTS = ("student", "teacher")
 
 
 def read_contents(path: str | os.PathLike[str]) -> Contents:
-    """Read a checkpoint as it is stored, its format told by its content.
+    """Read a checkpoint as it is stored, its format told by its content; ``path`` may be a name (:mod:`.hub`).
 
     Raises:
-        CheckpointError: where it cannot be read, is of no known format, or something in it is missing.
+        CheckpointError: where it cannot be read or fetched, is of no known format, or something in it is missing.
     """
-    opened = open_checkpoint(os.fspath(path))
+    opened = open_checkpoint(locate(path))
     for file_format in FORMATS.values():
         if file_format.recognises(opened):
-            return file_format.read(opened)
+            try:
+                return file_format.read(opened)
+            except ConfigError as error:
+                raise CheckpointError(f"{path} cannot be used: {error}") from None
     raise CheckpointError(
         f"{path} is no checkpoint of an EAT model: neither one of this package, nor a published fairseq one, nor a "
         "Hugging Face one, nor one of BAT's."
@@ -93,6 +99,19 @@ def select_encoder(path: str, contents: Contents, weights: str) -> dict[str, Ten
     return {**teacher, POSITIONS: encoder[POSITIONS]}
 
 
+def keep_encoder(path: str, contents: Contents, weights: str | None) -> Contents:
+    """The contents with the student's or the teacher's encoder alone, without decoder and teacher; all of it for None.
+
+    Raises:
+        As :func:`select_encoder`.
+    """
+    if weights is None:
+        return contents
+    encoder = with_prefix(ENCODER, select_encoder(path, contents, weights))
+    kept = {n: v for n, v in contents.tensors.items() if not n.startswith((ENCODER, DECODER, TEACHER))}
+    return replace(contents, tensors={**encoder, **kept}, initialised=())
+
+
 def read_checkpoint(path: str | os.PathLike[str], weights: str = "student") -> Checkpoint:
     """Open a checkpoint of ours, a published fairseq one or a Hugging Face one; content tells them apart.
 
@@ -100,7 +119,7 @@ def read_checkpoint(path: str | os.PathLike[str], weights: str = "student") -> C
     holds the optimiser's float32 originals, those are taken.
 
     Args:
-        path: a file, or a Hugging Face folder.
+        path: a file, a Hugging Face folder, or a name (:mod:`.hub`).
         weights: whose encoder, the ``student``'s or the moving-average ``teacher``'s.
 
     Raises:
@@ -125,5 +144,6 @@ def read_checkpoint(path: str | os.PathLike[str], weights: str = "student") -> C
         head=head,
         front_end=contents.front_end,
         activation=contents.activation,
+        classes=contents.classes,
         raw=contents.raw,
     )

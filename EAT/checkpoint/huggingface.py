@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import reprlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..network.front_end import FrontEnd
 from ..network.settings import SIZES, ClassifierSettings, PretrainingSettings
+from .classes import from_config, to_id2label
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
 from .names import (
     BLOCKS,
@@ -24,11 +27,30 @@ from .names import (
     with_prefix,
 )  # fmt: skip
 from .notes import KEY, make_notes, noted_front_end, notes_of
-from .safe import CONFIG_NAME, MODEL_NAME, Opened, read_json, read_safetensors, write_json, write_safetensors
+from .safe import (
+    CONFIG_NAME,
+    MODEL_NAME,
+    Opened,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+    write_text,
+)
 from .shapes import check_encoder, check_head, encoder_settings
+from .validation import check_tensors, sized
 
 HUGGINGFACE_HEAD_EPS = 1e-5
 """Epsilon of ``fc_norm`` in the published Hugging Face code."""
+CODE_NAME = "modeling_eat.py"
+"""A file of ours beside the weights, which transformers runs; nothing here does."""
+AUTO_MAP = {
+    "AutoConfig": "modeling_eat.EATConfig",
+    "AutoModel": "modeling_eat.EATModel",
+    "AutoModelForAudioClassification": "modeling_eat.EATForAudioClassification",
+}
+PREPROCESSOR_NAME = "preprocessor_config.json"
+PROBLEMS = {"sigmoid": "multi_label_classification", "softmax": "single_label_classification"}
 PRETRAINING_NAME = "pretraining.safetensors"
 """A file of ours beside the published ones: decoder and teacher, for which that format has no place."""
 
@@ -49,34 +71,39 @@ def read(opened: Opened) -> Contents:
     if not file.is_file():
         raise CheckpointError(f"the folder {path} holds no {MODEL_NAME}; it is no Hugging Face checkpoint.")
     stored, metadata = read_safetensors(str(file))
+    check_tensors(path, stored, file.stat().st_size)
     config = config_of(file, metadata)
     notes = notes_of(config)
     tensors = with_prefix(ENCODER, from_published_encoder(stored, HUGGINGFACE_ENCODER, HUGGINGFACE + "blocks."))
     encoder = encoder_settings(path, tensors, {name: config.get(name) for name in ("num_heads", "norm_eps")})
     settings: PretrainingSettings | ClassifierSettings = PretrainingSettings.take(vars(encoder))
-    activation = None
+    activation, classes = None, None
     if HUGGINGFACE + "head.weight" in stored and config.get("model_variant", "finetune") == "finetune":
         tensors |= {own: stored[HUGGINGFACE + name] for own, name in HEAD.items() if HUGGINGFACE + name in stored}
         settings = ClassifierSettings.take(
             {
                 **vars(encoder),
-                "num_classes": tensors["head.weight"].shape[0],
+                "num_classes": sized(path, tensors, "head.weight", 2).shape[0],
                 "pooling": notes.get("pooling"),
-                "head_norm_eps": float(notes.get("head_norm_eps") or HUGGINGFACE_HEAD_EPS),
+                "head_norm_eps": notes.get("head_norm_eps") or HUGGINGFACE_HEAD_EPS,
             }
         )
         check_head(path, tensors, settings)
         activation = notes.get("activation", "sigmoid")
+        classes = from_config(path, config, notes, settings.num_classes or 0)
     elif extra := read_beside(path):
         tensors |= extra
         check_encoder(path, tensors, encoder, TEACHER)
     size = config.get("img_size") or [1024]
+    if not isinstance(size, list):
+        raise CheckpointError(f"{path} states img_size {reprlib.repr(size)}; it must be a list of frames and mel bins.")
     return Contents(
         format="huggingface",
         tensors=tensors,
         settings=settings,
-        front_end=noted_front_end(notes, FrontEnd(int(size[0]))),
+        front_end=noted_front_end(notes, FrontEnd(size[0])),
         activation=activation,
+        classes=classes,
         initialised=tuple(notes.get("initialised", ())),
         raw={"config": config, "model": stored},
     )
@@ -104,7 +131,7 @@ def config_of(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
         return read_json(beside)
     try:
         config = json.loads(metadata.get("config", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         config = {}
     return config if isinstance(config, dict) else {}
 
@@ -127,14 +154,37 @@ def write_folder(
     contents: Contents, path: str, model: dict[str, Tensor], metadata: dict[str, str], config: dict[str, Any]
 ) -> None:
     """Write a folder, with decoder and teacher in a file of ours. Raises CheckpointError where that is not possible."""
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise CheckpointError(
+            f"{path} is a file, but a Hugging Face checkpoint is a folder, or a file whose name ends in .safetensors; "
+            "give another destination."
+        )
     extra = {name: value for name, value in contents.tensors.items() if name.startswith((DECODER, TEACHER))}
     beside = Path(path) / PRETRAINING_NAME
     if extra:
         write_safetensors(str(beside), extra, {"format": "pt"})
-    else:
-        beside.unlink(missing_ok=True)
+    elif beside.is_file():
+        beside.unlink()
     write_safetensors(str(Path(path) / MODEL_NAME), model, metadata)
-    write_json(Path(path) / CONFIG_NAME, config)
+    write_json(Path(path) / CONFIG_NAME, {**config, "auto_map": AUTO_MAP})
+    write_json(Path(path) / PREPROCESSOR_NAME, _preprocessor(contents.front_end or FrontEnd(1024)))
+    write_text(Path(path) / CODE_NAME, Path(__file__).with_name(CODE_NAME).read_text())
+
+
+def _preprocessor(front_end: FrontEnd) -> dict[str, Any]:
+    """What makes transformers' extractor for the Audio Spectrogram Transformer compute our filterbank."""
+    return {
+        "feature_extractor_type": "ASTFeatureExtractor",
+        "sampling_rate": front_end.sample_rate,
+        "num_mel_bins": front_end.bins,
+        "max_length": front_end.target_length,
+        "mean": front_end.norm_mean,
+        "std": front_end.norm_std,
+        "do_normalize": True,
+        "padding_value": 0.0,
+        "feature_size": 1,
+        "return_attention_mask": False,
+    }
 
 
 def _config_to_write(contents: Contents) -> dict[str, Any]:
@@ -149,6 +199,7 @@ def _config_to_write(contents: Contents) -> dict[str, Any]:
         "in_chans": 1,
         "max_length": contents.tensors[ENCODER + POSITIONS].shape[1] // (settings.mel_bins // settings.patch_size),
         "num_classes": classes or 527,
+        **(to_id2label(contents.classes) if contents.classes else {}),
         "qkv_bias": True,
         "drop_rate": 0.0,
         "attn_drop_rate": 0.0,
@@ -161,5 +212,6 @@ def _config_to_write(contents: Contents) -> dict[str, Any]:
         "fixed_positions": True,
         "img_size": [front_end.target_length, settings.mel_bins],
         "model_variant": "pretrain" if classes is None else "finetune",
+        **({} if classes is None else {"problem_type": PROBLEMS[contents.activation or "sigmoid"]}),
         KEY: make_notes(replace(contents, initialised=())),
     }

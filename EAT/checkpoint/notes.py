@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import ConfigError
 from ..network.front_end import FrontEnd
 from ..network.settings import ClassifierSettings
+from .classes import to_notes
 from .contents import ENCODER, POSITIONS, Contents
 from .shapes import full_rows
+from .validation import check_notes
 
 KEY = "eat"
 """Where the notes stand: in ``extra_state`` of a fairseq checkpoint, or in a Hugging Face ``config.json``."""
 
 
 def notes_of(holder: Any) -> dict[str, Any]:
-    """The notes in ``holder``; empty where there are none."""
+    """The notes in ``holder``; empty where there are none. Raises ConfigError for notes of other kinds."""
     notes = holder.get(KEY) if isinstance(holder, dict) else None
-    return notes if isinstance(notes, dict) else {}
+    if not isinstance(notes, dict):
+        return {}
+    check_notes(notes)
+    return notes
 
 
 def make_notes(contents: Contents) -> dict[str, Any]:
@@ -30,6 +36,8 @@ def make_notes(contents: Contents) -> dict[str, Any]:
         notes["pooling"] = contents.settings.pooling
     if contents.activation is not None:
         notes["activation"] = contents.activation
+    if contents.classes is not None:
+        notes |= to_notes(contents.classes)
     if contents.front_end is not None:
         notes["front_end"] = list(contents.front_end.constants().values())
     return notes
@@ -38,4 +46,8 @@ def make_notes(contents: Contents) -> dict[str, Any]:
 def noted_front_end(notes: dict[str, Any], otherwise: FrontEnd | None) -> FrontEnd | None:
     """The front end in the notes, or ``otherwise``."""
     noted = notes.get("front_end")
-    return FrontEnd(int(noted[0]), float(noted[1]), float(noted[2])) if noted else otherwise
+    if not noted:
+        return otherwise
+    if len(noted) != 3:
+        raise ConfigError(f"the note front_end holds {len(noted)} numbers; a length, a mean and a deviation are meant.")
+    return FrontEnd(*noted)

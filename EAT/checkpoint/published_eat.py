@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..network.front_end import AUDIOSET_MEAN, AUDIOSET_STD, FrontEnd
-from ..network.settings import SIZES, ClassifierSettings, EncoderSettings, PretrainingSettings
+from ..network.settings import SIZES, ClassifierSettings, EncoderSettings, PretrainingSettings, check_type
+from .classes import from_notes
 from .completing import complete
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
 from .fairseq_file import fairseq_file, section
@@ -30,6 +31,7 @@ from .names import (
 from .notes import noted_front_end, notes_of
 from .safe import Opened, write_torch_file
 from .shapes import check_encoder, check_head, encoder_settings
+from .validation import sized
 
 OURS = ("patch_size", "mel_bins", *(name for name in SIZES if name in HOLDS))
 """Sizes that the published model's configuration has elsewhere, or not at all."""
@@ -65,7 +67,7 @@ def _front_end(task: Mapping[str, Any], model: Mapping[str, Any], pretrained: Ma
     for flag, (flag_mean, flag_std, _) in RECIPES.items():
         if task.get(flag) or model.get(flag):
             mean, std = flag_mean, flag_std
-    return FrontEnd(int(length), mean, std)
+    return FrontEnd(length, mean, std)
 
 
 def _read_pretraining(path: str, state: dict[str, Any]) -> Contents:
@@ -83,7 +85,7 @@ def _read_pretraining(path: str, state: dict[str, Any]) -> Contents:
     return Contents(
         format="published",
         tensors=tensors,
-        settings=_settings(encoder, cfg, tensors),
+        settings=_settings(path, encoder, cfg, tensors),
         front_end=noted_front_end(notes, _front_end(task, {}, cfg)),
         initialised=tuple(notes.get("initialised", ())),
         raw=state,
@@ -99,10 +101,13 @@ def _teacher(path: str, ema: Mapping[str, Tensor], positions: Tensor) -> dict[st
     return with_prefix(TEACHER, teacher)
 
 
-def _settings(encoder: EncoderSettings, cfg: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PretrainingSettings:
+def _settings(
+    path: str, encoder: EncoderSettings, cfg: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> PretrainingSettings:
     """How it was pre-trained, under our names; the decoder's sizes are those of its tensors."""
     image = _image(cfg)
-    decoder = image.get("decoder") or {}
+    decoder = image.get("decoder")
+    decoder = decoder if isinstance(decoder, dict) else {}
     found = {
         "clone_batch": cfg.get("clone_batch"),
         "mask_prob": image.get("mask_prob"),
@@ -114,8 +119,8 @@ def _settings(encoder: EncoderSettings, cfg: Mapping[str, Any], tensors: Mapping
         "ema_anneal_updates": cfg.get("ema_anneal_end_step"),
         "decoder_groups": decoder.get("decoder_groups"),
     }
-    first = tensors.get(DECODER + "blocks.0.conv.weight")
-    if first is not None:
+    if DECODER + "blocks.0.conv.weight" in tensors:
+        first = sized(path, tensors, DECODER + "blocks.0.conv.weight", 4)
         found["decoder_width"], found["decoder_kernel"] = first.shape[0], first.shape[-1]
         found["decoder_groups"] = encoder.embed_dim // first.shape[1]
         found["decoder_layers"] = sum(
@@ -140,13 +145,15 @@ def _read_classification(path: str, state: dict[str, Any]) -> Contents:
     if "fc_norm.weight" not in model or "head.weight" not in model:
         raise CheckpointError(f"{path} lacks fc_norm or head; a fine-tuned checkpoint has both.")
     tensors |= {own: model[theirs] for own, theirs in HEAD.items() if theirs in model}
-    mode = str(cfg.get("prediction_mode") or "CLS_TOKEN").rsplit(".", 1)[-1]
+    mode = cfg.get("prediction_mode") or "CLS_TOKEN"
+    check_type("cfg.model.prediction_mode", mode, str)
+    mode = mode.rsplit(".", 1)[-1]
     if mode not in POOLINGS:
         raise CheckpointError(f"{path} predicts by {mode}; known are {', '.join(POOLINGS)}.")
     settings = ClassifierSettings.take(
         {
             **vars(encoder),
-            "num_classes": tensors["head.weight"].shape[0],
+            "num_classes": sized(path, tensors, "head.weight", 2).shape[0],
             "pooling": POOLINGS[mode],
             "head_norm_eps": notes.get("head_norm_eps"),
         }
@@ -159,6 +166,7 @@ def _read_classification(path: str, state: dict[str, Any]) -> Contents:
         settings=settings,
         front_end=noted_front_end(notes, _front_end(task, cfg, pretrained)),
         activation=notes.get("activation", flagged[0] if flagged else "sigmoid"),
+        classes=from_notes(path, notes, settings.num_classes or 0),
         raw=state,
     )
 

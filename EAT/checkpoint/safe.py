@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import pickle
 import struct
@@ -16,8 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..audio.recordings import refuse_special
 from ..errors import CheckpointError, DataError
 from ..files import replacing
+from .validation import LARGEST_JSON, LARGEST_PICKLE, check_model, check_tensors
 
 PATHS: list[Any] = [
     (PurePosixPath, f"pathlib{module}.{system}Path") for module in ("", "._local") for system in ("Posix", "Windows")
@@ -60,10 +63,22 @@ class Opened(NamedTuple):
 
 
 def open_checkpoint(path: str) -> Opened:
-    """Open a file or a folder. Raises CheckpointError where that is not possible."""
+    """Open a file or a folder. Raises CheckpointError where that is not possible, or for tensors that are not plain."""
+    _refuse_special(path)
     if os.path.isdir(path) or is_safetensors(path):
         return Opened(path, {}, True)
-    return Opened(path, read_torch_file(path), False)
+    state = read_torch_file(path)
+    if "model" in state:
+        check_model(path, state["model"])
+    check_tensors(path, state, os.path.getsize(path))
+    return Opened(path, state, False)
+
+
+def _refuse_special(path: str | Path) -> None:
+    try:
+        refuse_special(str(path))
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def read_torch_file(path: str) -> dict[str, Any]:
@@ -72,9 +87,13 @@ def read_torch_file(path: str) -> dict[str, Any]:
     Raises:
         CheckpointError: for a file that is missing, damaged, or holds anything that would run code.
     """
+    _refuse_special(path)
     try:
+        _check_pickle(path)
         with torch.serialization.safe_globals(PATHS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"the checkpoint {path} does not exist.") from None
     except pickle.UnpicklingError as error:
@@ -94,9 +113,39 @@ def read_torch_file(path: str) -> dict[str, Any]:
     return content
 
 
+def _check_pickle(path: str) -> None:
+    """Raise CheckpointError for what would take memory or time while it is unpickled, before it is."""
+    with open(path, "rb") as handle:
+        if zipfile.is_zipfile(handle):
+            makes_memory = _BYTEARRAY in _pickles(path, zipfile.ZipFile(handle))
+        elif size := os.fstat(handle.fileno()).st_size:
+            with mmap.mmap(handle.fileno(), size, access=mmap.ACCESS_READ) as content:
+                makes_memory = content.find(_BYTEARRAY) >= 0
+        else:
+            makes_memory = False
+    if makes_memory:
+        raise CheckpointError(f"{path} holds objects other than tensors and plain data; it is not opened.")
+
+
+def _pickles(path: str, archive: zipfile.ZipFile) -> bytes:
+    """What a file of ``torch.save`` holds beside its tensors. Raises CheckpointError where that cannot be all."""
+    members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise CheckpointError(f"{path} has compressed members, as torch.save writes none; save it again.")
+    pickles = [member for member in members if member.filename.endswith("data.pkl")]
+    if sum(member.file_size for member in pickles) > LARGEST_PICKLE:
+        raise CheckpointError(f"{path} holds over {LARGEST_PICKLE:,} bytes beside its tensors; it is no checkpoint.")
+    return b"".join(map(archive.read, pickles))
+
+
+_BYTEARRAY = b"bytearray\n"
+"""In a pickle, the name of what makes any amount of memory from a number."""
+
+
 def read_safetensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises CheckpointError where it cannot be read."""
     library = safetensors_torch(path)
+    _refuse_special(path)
     try:
         with library.safe_open(path, framework="pt", device="cpu") as handle:
             metadata = handle.metadata() or {}
@@ -109,11 +158,16 @@ def read_safetensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError where there is none."""
+    _refuse_special(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as handle:
+            text = handle.read(LARGEST_JSON + 1)
+        if len(text) > LARGEST_JSON:
+            raise CheckpointError(f"{path} has more than {LARGEST_JSON:,} characters; it is no configuration.")
+        content = json.loads(text)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} should hold a JSON object.")
@@ -146,5 +200,10 @@ def write_safetensors(path: str, tensors: Mapping[str, Tensor], metadata: Mappin
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object in one step. Raises CheckpointError where that is not possible."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in one step. Raises CheckpointError where that is not possible."""
     with _writing(str(path)), replacing(path) as handle:
-        handle.write(json.dumps(content, indent=1) + "\n")
+        handle.write(text)

@@ -15,7 +15,7 @@ from ..network.patches import Grid
 from ..network.positions import POSITIONS as RULES
 from ..network.settings import SIZES, ClassifierSettings, EncoderSettings
 from .contents import ENCODER, POSITIONS
-from .names import BLOCKS
+from .validation import sized
 
 PUBLISHED_HEADS = {768: 12, 1024: 16}
 """Attention heads of the published base and large models, by width."""
@@ -34,16 +34,16 @@ def encoder_settings(path: str, tensors: Mapping[str, Tensor], known: Mapping[st
             tensors contradict.
         ConfigError: for settings that no encoder can have.
     """
-    needed = ("cls_token", "patches.projection.weight", "blocks.0.mlp.fc1.weight")
+    needed = {"cls_token": 3, "patches.projection.weight": 4, "blocks.0.mlp.fc1.weight": 2}
     missing = [name for name in needed if ENCODER + name not in tensors]
     if missing:
         raise CheckpointError(f"{path} lacks the encoder's {missing[0]}; it is no checkpoint of an EAT model.")
-    cls, projection, hidden = (tensors[ENCODER + name] for name in needed)
+    cls, projection, hidden = (sized(path, tensors, ENCODER + name, axes) for name, axes in needed.items())
     numbers = {name.split(".")[2] for name in tensors if name.startswith(ENCODER + "blocks.")}
     dim = cls.shape[-1]
     shaped = {
         "embed_dim": dim,
-        "depth": 1 + max(int(number) for number in numbers if number.isdigit()),
+        "depth": 1 + max(int(number[:18]) for number in numbers if number.isascii() and number.isdigit()),
         "num_heads": PUBLISHED_HEADS.get(dim),
         "mlp_ratio": hidden.shape[0] / dim,
         "patch_size": projection.shape[-1],
@@ -55,10 +55,10 @@ def encoder_settings(path: str, tensors: Mapping[str, Tensor], known: Mapping[st
             f"{path} does not say how many attention heads its model of width {dim} has; "
             "put its config.json, with num_heads, beside it."
         )
+    settings = EncoderSettings.take(found)
     for name in ("embed_dim", "depth", "patch_size"):  # before a model of that size is built
         if found[name] != shaped[name]:
             raise CheckpointError(f"{path} states {name} {found[name]}, but its tensors have {shaped[name]}.")
-    settings = EncoderSettings.take(found)
     check_encoder(path, tensors, settings)
     return settings
 
@@ -70,17 +70,18 @@ def check_encoder(path: str, tensors: Mapping[str, Tensor], settings: EncoderSet
     expected.pop(POSITIONS)
     for name, value in expected.items():
         check_tensor(path, tensors, prefix + name, tuple(value.shape))
-    blocks = prefix + BLOCKS
-    foreign = [name for name in tensors if name.startswith(blocks) and name.removeprefix(prefix) not in expected]
-    if foreign:
+    known = {prefix + name for name in (*expected, POSITIONS)}
+    foreign = next((name for name in tensors if name.startswith(prefix) and name not in known), None)
+    if foreign is not None:
         raise CheckpointError(
-            f"{path} holds {foreign[0]}, which a model with attention={settings.attention} has no place for; without "
-            "it features would be wrong."
+            f"{path} holds {foreign[:200]}, which a model with attention={settings.attention} has no place for; "
+            "without it features would be wrong."
         )
     if prefix != ENCODER:
         return
     table, steps = tensors.get(prefix + POSITIONS), settings.mel_bins // settings.patch_size
-    fits = table is not None and table.ndim == 3 and table.shape[0] == 1 and table.shape[2] == settings.embed_dim
+    fits = table is not None and table.is_floating_point() and table.ndim == 3 and table.shape[0] == 1
+    fits = fits and table is not None and table.shape[2] == settings.embed_dim
     if table is None or not fits or table.shape[1] % steps:
         found = "none" if table is None else f"one of shape {tuple(table.shape)}"
         raise CheckpointError(

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import sys
 import textwrap
 from collections.abc import Callable
+from typing import IO
 
 from ..errors import EATError
 
+MODULES = "python -m EAT."
+"""How commands call themselves and each other, unless :func:`speak_as_eat` says otherwise."""
+_spoken = MODULES
+
+
+def speak_as_eat() -> None:
+    """From now on commands call themselves ``eat X``, as the user did."""
+    global _spoken
+    _spoken = "eat "
+
+
 STATUS = "exit status: 0 all went well, 1 some inputs could not be read or written, 2 unusable arguments"
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""How a stream says that no more fits."""
 
 
 def described(parser: argparse.ArgumentParser, description: str, examples: str) -> argparse.ArgumentParser:
@@ -24,8 +42,10 @@ def described(parser: argparse.ArgumentParser, description: str, examples: str) 
     Returns:
         ``parser``.
     """
-    parser.description = textwrap.fill(description, 100)
-    parser.epilog = f"examples:\n{textwrap.indent(textwrap.dedent(examples).strip(), '  ')}\n\n{STATUS}"
+    parser.prog = parser.prog.replace(MODULES, _spoken)
+    parser.description = textwrap.fill(description.replace(MODULES, _spoken), 100)
+    examples = textwrap.indent(textwrap.dedent(examples).strip(), "  ").replace(MODULES, _spoken)
+    parser.epilog = f"examples:\n{examples}\n\n{STATUS}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
 
@@ -39,16 +59,25 @@ def exit_status(run: Callable[[], int], stopped: str | None = None) -> int:
 
     Returns:
         What ``run`` returned; 2 after an error that names what was unusable, or out of memory; 130 after Ctrl-C; 0
-        where whoever read the output has enough, as ``head`` does.
+        where whoever read the output has enough, as ``head`` does; 1 where it cannot be written, as on a full disk.
     """
     try:
-        return run()
+        status = run()
+        sys.stdout.flush()
+        return status
     except EATError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in FULL:
+            raise
+        _discard(sys.stdout)
+        with contextlib.suppress(OSError):
+            print(f"error: what this command says cannot be written ({error.strerror}).", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         if stopped:
             print(stopped, file=sys.stderr)
@@ -58,3 +87,8 @@ def exit_status(run: Callable[[], int], stopped: str | None = None) -> int:
             raise
         print("error: the device ran out of memory; lower --batch-size, or --window for long files.", file=sys.stderr)
         return 2
+
+
+def _discard(stream: IO[str]) -> None:
+    """Have what is left in a stream's buffer go nowhere: at its end a process would try once more to write it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

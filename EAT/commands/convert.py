@@ -6,11 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
-from ..checkpoint.contents import DECODER, ENCODER, TEACHER, Contents
-from ..checkpoint.formats import FORMATS, WEIGHTS, read_contents, select_encoder, write_checkpoint
-from ..checkpoint.names import with_prefix
+from ..checkpoint.contents import Contents
+from ..checkpoint.formats import FORMATS, WEIGHTS, keep_encoder, read_contents, write_checkpoint
+from ..checkpoint.hub import locate
 from ..errors import ConfigError, DataError
 from .command_line import described, exit_status
 
@@ -34,13 +33,10 @@ def convert(source: str, destination: str, file_format: str | None = None, weigh
         CheckpointError: where the source cannot be read or the destination not written.
         ConfigError: for a format or weights that do not exist, or a destination that is the source.
     """
-    if os.path.exists(destination) and os.path.samefile(source, destination):
+    source = locate(source)
+    if os.path.exists(source) and os.path.exists(destination) and os.path.samefile(source, destination):
         raise ConfigError(f"{destination} is the source itself; give another destination.")
-    contents = read_contents(source)
-    if weights is not None:
-        encoder = with_prefix(ENCODER, select_encoder(source, contents, weights))
-        kept = {n: v for n, v in contents.tensors.items() if not n.startswith((ENCODER, DECODER, TEACHER))}
-        contents = replace(contents, tensors={**encoder, **kept}, initialised=())
+    contents = keep_encoder(source, read_contents(source), weights)
     return write_checkpoint(contents, destination, file_format or _guess_format(contents, destination))
 
 

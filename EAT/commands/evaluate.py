@@ -11,7 +11,7 @@ from ..inference.evaluation import Evaluation, evaluate
 from ..inference.evaluation_tables import left_out, summary, write_tables
 from ..pictures.report import write_report
 from .command_line import described, exit_status
-from .options import LABELLED, add_flags, multi_label, open_model
+from .options import LABELLED, add_flags, multi_label, open_model, status
 
 EXAMPLES = """
 python -m EAT.evaluate --data prepared --checkpoint checkpoints/finetuning_demo/checkpoint_best.pt
@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     add_flags(top, *LABELLED)
     top.add_argument("--split", default="eval", help="which split (default eval)")
     top.add_argument("--report", type=Path, metavar="FOLDER", help="write report.html and tables there")
+    add_flags(top, "--sounds")
     return top
 
 
@@ -56,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{evaluation.unreadable:,} clips could not be read and are left out", file=sys.stderr)
     if args.report:
         write_tables(args.report, evaluation, args.checkpoint)
-        print(f"report -> {write_report(args.report, evaluation, args.checkpoint)}")
-    return 1 if evaluation.unreadable else 0
+        print(f"report -> {write_report(args.report, evaluation, args.checkpoint, args.sounds)}")
+    return status(args, evaluation.unreadable, len(evaluation.manifest))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

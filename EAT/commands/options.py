@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,20 @@ import torch
 from ..checkpoint.formats import WEIGHTS
 from ..errors import ConfigError
 from ..inference.model import EATModel, load
+from ..pictures.listening import SOUNDS
 from ..system import available_memory, default_workers, keep_freed_memory
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 ONE_LABEL, SEVERAL_LABELS = "single-label", "multi-label"
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to below 1, for argparse."""
+    value = float(text)
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not a fraction from 0 to below 1, such as 0.01")
+    return value
+
 
 FLAGS: dict[str, dict[str, Any]] = {
     "--source": {
@@ -28,7 +39,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--checkpoint": {
         "required": True, "metavar": "CKPT",
-        "help": "one of ours, a published fairseq checkpoint, or a Hugging Face folder or file",
+        "help": "one of ours, a published fairseq one, a Hugging Face folder or file, or a name of EAT.weights",
     },
     "--weights": {
         "choices": WEIGHTS, "default": "student",
@@ -60,8 +71,17 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--hop": {
         "type": int, "metavar": "FRAMES", "help": "frames from one window to the next; by default half a window",
     },
+    "--allow-unreadable": {
+        "type": fraction, "default": 0.0, "metavar": "FRACTION",
+        "help": "end with status 0 where no more than this fraction of the recordings could not be used (default 0); "
+        "each is named all the same",
+    },
     "--labels": {
         "type": Path, "metavar": "CSV", "help": "by default label_descriptors.csv in the data folder",
+    },
+    "--sounds": {
+        "type": int, "default": SOUNDS, "metavar": "N",
+        "help": f"clips whose sound a page holds, some 50 kB each for 10 s (default {SOUNDS})",
     },
     "--task": {
         "choices": ("auto", SEVERAL_LABELS, ONE_LABEL), "default": "auto",
@@ -70,9 +90,9 @@ FLAGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 RUNNING = ("--device", "--precision", "--batch-size", "--num-workers", "--norm-mean", "--norm-std")
 """How a model runs."""
-RECORDINGS = ("--source", "--checkpoint", *RUNNING, "--window", "--hop")
+RECORDINGS = ("--source", "--checkpoint", *RUNNING, "--window", "--hop", "--allow-unreadable")
 """Commands over recordings."""
-LABELLED = ("--data", "--checkpoint", "--labels", "--task", "--target-length", *RUNNING)
+LABELLED = ("--data", "--checkpoint", "--labels", "--task", "--target-length", *RUNNING, "--allow-unreadable")
 """Commands that measure a model on the labelled clips of a manifest."""
 
 
@@ -80,6 +100,19 @@ def add_flags(parser: argparse.ArgumentParser, *flags: str) -> None:
     """Give a parser flags of :data:`FLAGS`."""
     for flag in flags:
         parser.add_argument(flag, **FLAGS[flag])
+
+
+def status(options: argparse.Namespace, unusable: int, count: int) -> int:
+    """The exit status, 0 or 1, of work on so many recordings of which so many could not be used.
+
+    What ``--allow-unreadable`` makes of them is said on stderr.
+    """
+    allowed = options.allow_unreadable
+    if unusable and allowed:
+        verdict = "as" if unusable <= allowed * count else "more than"
+        what = f"{unusable:,} of {count:,} recordings could not be used"
+        print(f"{what}, {verdict} --allow-unreadable {allowed:g} allows", file=sys.stderr)
+    return int(unusable > allowed * count)
 
 
 def multi_label(task: str) -> bool | None:

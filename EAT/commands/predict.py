@@ -1,4 +1,4 @@
-"""``python -m EAT.predict``: the best classes of clips, and a timeline of them for long recordings."""
+"""``python -m EAT.predict``: the best classes of clips, and when each is active in long recordings."""
 
 from __future__ import annotations
 
@@ -8,24 +8,32 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..checkpoint.classes import check_same
 from ..data.labels import Label, read_descriptors
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files import replacing
 from ..inference.model import ACTIVATIONS, EATModel
 from ..inference.prediction import Prediction, score_all
-from ..inference.sources import find_sources, output_names
+from ..inference.segments import Merging
+from ..inference.sources import Source, find_sources, output_names
+from ..inference.tables import TABLES, pyarrow, write_parquet
 from ..inference.windows import check_windows, half_window
 from ..pictures.prediction import draw
 from ..pictures.style import check_library
 from ..progress import progress_bar
 from .command_line import described, exit_status
-from .options import RECORDINGS, add_flags, open_model, workers
-from .prediction_text import TEXT_FORMATS, render
+from .options import RECORDINGS, add_flags, open_model, status, workers
+from .prediction_text import TEXT_FORMATS, Wanted, audacity, render, table_of
+
+ENDINGS = {**TABLES, ".json": "json", ".rttm": "rttm"}
+"""Formats by the ending of --output."""
 
 EXAMPLES = """
-python -m EAT.predict --source clip.wav --checkpoint finetuned.pt --labels class_labels_indices.csv --top-k 5
-python -m EAT.predict --source recordings/ --checkpoint finetuned.pt --labels labels.csv --format csv --output all.csv
-python -m EAT.predict --source street.mp3 --checkpoint finetuned.pt --labels labels.csv --picture street.png
+python -m EAT.predict --source clip.wav --checkpoint finetuned.pt --top-k 5
+python -m EAT.predict --source recordings/ --checkpoint finetuned.pt --output all.csv
+python -m EAT.predict --source street.mp3 --checkpoint finetuned.pt --picture street.png
+python -m EAT.predict --source day.flac --checkpoint finetuned.pt --segments --output day.parquet \\
+    --threshold 0.6 --hold 0.3 --max-gap 2 --min-seconds 1
 """
 
 
@@ -33,33 +41,50 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = described(
         argparse.ArgumentParser(prog="python -m EAT.predict"),
-        "Class scores of recordings. One that is longer than the model's own clips gets a timeline.",
+        "Class scores of recordings; of one that is longer than the model's own clips also when each class is active.",
         EXAMPLES,
     )
     add = top.add_argument
     add_flags(top, *RECORDINGS)
-    add("--labels", required=True, metavar="CSV",
-        help="label descriptors: index,label[,display name], or AudioSet's class_labels_indices.csv")  # fmt: skip
+    add("--labels", metavar="CSV",
+        help="label descriptors, index,label[,display name] or AudioSet's class_labels_indices.csv: what the classes "
+        "are called, where the checkpoint does not say so or other words are wanted for them")  # fmt: skip
     add("--top-k", type=int, default=12, metavar="K", help="classes shown (default 12)")
-    add("--format", choices=TEXT_FORMATS, default="table", help="audacity is a label track; default table")
-    add("--output", metavar="FILE", help="where the text goes; by default to the terminal")
+    add("--format", choices=(*TEXT_FORMATS, "parquet"),
+        help="by default told by the ending of --output (.csv, .jsonl, .parquet, .json, .rttm), else a table for "
+        "people; audacity is a label track")  # fmt: skip
+    add("--output", metavar="OUT",
+        help="the file to write, or a folder for several label tracks; by default the terminal")  # fmt: skip
     add("--picture", metavar="OUT",
         help="image for one source (.png, .svg, .pdf), else a folder: spectrogram and classes over time")  # fmt: skip
     add("--activation", choices=("auto", *ACTIVATIONS), default="auto",
         help="what makes scores of logits; auto is what the checkpoint was trained for")  # fmt: skip
-    add("--threshold", type=float, default=0.5, metavar="P",
-        help="score from which the label track shows a class (default 0.5)")  # fmt: skip
+    add("--segments", action="store_true",
+        help="CSV, JSON and Parquet hold segments in which a class is active in place of windows")  # fmt: skip
+    add("--threshold", type=float, default=Merging.threshold, metavar="P",
+        help="score from which a class is active: in the table, label tracks and --segments (default 0.5)")  # fmt: skip
+    add("--hold", type=float, metavar="P",
+        help="score down to which an active class stays so, before and after; by default the threshold")  # fmt: skip
+    add("--max-gap", type=float, default=Merging.max_gap, metavar="SECONDS",
+        help="join segments of a class that lie no farther apart (default 0)")  # fmt: skip
+    add("--min-seconds", type=float, default=Merging.min_seconds, metavar="SECONDS",
+        help="leave out segments that are shorter (default 0)")  # fmt: skip
     return top
 
 
-def _check(options: argparse.Namespace, model: EATModel, labels: Sequence[Label]) -> tuple[int, int]:
+def _classes(options: argparse.Namespace, model: EATModel) -> Sequence[Label]:
     if model.num_classes is None:
         raise CheckpointError(f"{options.checkpoint} was pre-trained, not fine-tuned, and knows no classes.")
-    if model.num_classes != len(labels):
-        raise ConfigError(
-            f"{options.labels} names {len(labels)} classes, but {options.checkpoint} knows {model.num_classes}; "
-            "give the descriptors it was trained with."
-        )
+    if options.labels is None:
+        if model.classes is None:
+            raise ConfigError(f"{options.checkpoint} does not say what its classes are called; give --labels.")
+        return model.classes
+    labels = read_descriptors(options.labels)
+    check_same(model.classes, labels, model.num_classes, options.checkpoint, options.labels)
+    return labels
+
+
+def _check(options: argparse.Namespace, model: EATModel) -> tuple[int, int]:
     if options.top_k < 1:
         raise ConfigError(f"--top-k is {options.top_k}; it must be at least 1.")
     window = options.window or model.front_end.target_length
@@ -72,20 +97,71 @@ def _check(options: argparse.Namespace, model: EATModel, labels: Sequence[Label]
     return window, hop
 
 
+def _format(options: argparse.Namespace, several: bool) -> str:
+    """The output's format. Raises ConfigError where it and the output do not go together."""
+    file_format = options.format or ENDINGS.get(os.path.splitext(options.output or "")[1].lower(), "table")
+    if file_format == "audacity" and several and not options.output:
+        raise ConfigError("a label track belongs to one recording; for several give a folder as --output.")
+    if file_format == "parquet":
+        pyarrow()
+        if not options.output:
+            raise ConfigError("Parquet is no text for a terminal; give --output FILE.parquet.")
+    return file_format
+
+
+def _pictures(options: argparse.Namespace, sources: Sequence[Source], several: bool) -> list[str]:
+    """Where each recording's picture goes; empty where none is wanted."""
+    if not options.picture:
+        return []
+    if not several:
+        if not os.path.splitext(options.picture)[1]:
+            raise ConfigError(f"--picture {options.picture} must end in .png, .svg or .pdf for a single source.")
+        return [options.picture]
+    return [str(Path(options.picture) / name) for name in output_names(sources, ".png")]
+
+
+def _write(
+    output: str | None,
+    file_format: str,
+    predictions: Iterator[Prediction],
+    labels: Sequence[Label],
+    wanted: Wanted,
+    names: Sequence[tuple[Source, str]],
+    several: bool,
+) -> None:
+    """Write predictions as they come. Raises DataError where that is not possible."""
+    by_source = {source.address: name for source, name in names}
+    if output and file_format == "parquet":
+        columns, rows = table_of(wanted)
+        with replacing(output, "wb") as handle:
+            write_parquet(handle, columns, (rows(prediction, labels, wanted) for prediction in predictions))
+    elif output and file_format == "audacity" and several:
+        for prediction in predictions:
+            with replacing(Path(output) / f"{by_source[prediction.source]}.txt") as handle:
+                handle.write(audacity(prediction, labels, wanted))
+    else:
+        pieces = render(predictions, labels, wanted, file_format, by_source)
+        if output:
+            with replacing(output) as handle:
+                handle.writelines(pieces)
+            return
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; returns the exit status, 0 or 1. Raises ConfigError, CheckpointError or DataError."""
-    labels = read_descriptors(options.labels)
     sources, problems = find_sources(options.source)
     several = len(sources) > 1 or any(os.path.isdir(path) for path in options.source)
-    if options.format == "audacity" and several:
-        raise ConfigError("a label track belongs to one recording; give one source with --format audacity.")
-    if options.picture and not several and not os.path.splitext(options.picture)[1]:
-        raise ConfigError(f"--picture {options.picture} must end in .png, .svg or .pdf for a single source.")
-    pictures = [options.picture]
-    if options.picture and several:
-        pictures = [str(Path(options.picture) / name) for name in output_names(sources, ".png")]
+    file_format = _format(options, several)
+    pictures = _pictures(options, sources, several)
+    named = file_format == "rttm" or (file_format == "audacity" and several)
+    names = list(zip(sources, output_names(sources, ""), strict=True)) if named else []
+    merging = Merging(options.threshold, options.hold, options.max_gap, options.min_seconds)
     model = open_model(options)
-    window, hop = _check(options, model, labels)
+    labels = _classes(options, model)
+    window, hop = _check(options, model)
     failed = len(problems)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -99,7 +175,7 @@ def run(options: argparse.Namespace) -> int:
             try:
                 if isinstance(result, DataError):
                     raise result
-                if options.picture:
+                if pictures:
                     draw(result, labels, pictures[number])
             except DataError as error:
                 failed += 1
@@ -107,18 +183,12 @@ def run(options: argparse.Namespace) -> int:
             if isinstance(result, Prediction):
                 yield result
 
-    pieces = render(predictions(), labels, options.top_k, options.format, options.threshold)
+    wanted = Wanted(options.top_k, merging, options.segments)
     try:
-        if options.output:
-            with replacing(options.output) as handle:
-                handle.writelines(pieces)
-        else:
-            for piece in pieces:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+        _write(options.output, file_format, predictions(), labels, wanted, names, several)
     finally:
         bar.close()
-    return 1 if failed else 0
+    return status(options, failed, len(sources) + len(problems))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..checkpoint.hub import locate
 from ..data.labels import DESCRIPTORS, read_descriptors, read_lbl
 from ..data.manifest import Manifest
 from ..errors import ConfigError, DataError
@@ -19,15 +20,14 @@ from ..files import replacing
 from ..inference.evaluation import have_several, one_hot
 from ..inference.head_training import NAMES, HeadTraining, measure_heads, train_heads
 from ..inference.model import EATModel
-from ..inference.probe_features import CLS, MEAN, cached_features, content_hash, untrained
+from ..inference.probe_features import POOLINGS, cached_features, content_hash, untrained
 from ..inference.probes import Features, ProbeResult, check_settings, metric, probe, probe_mix
 from ..pictures.layer_weights import draw_layer_weights
 from ..pictures.style import check_kind, save
 from ..progress import progress
 from .command_line import described, exit_status
-from .options import LABELLED, add_flags, multi_label, open_model
+from .options import LABELLED, add_flags, multi_label, open_model, status
 
-READOUTS = {"mean": [MEAN], "cls": [CLS], "both": [CLS, MEAN]}
 MIX = "mix"
 EXAMPLES = """
 python -m EAT.probe --data prepared --checkpoint checkpoints/pretraining_demo/checkpoint_last.pt
@@ -41,7 +41,7 @@ class Split(NamedTuple):
     """The clips of a split that could be read."""
 
     features: np.ndarray
-    """(clips, 1 + depth, 2, D) float16."""
+    """(clips, 1 + depth, width) float16."""
     truth: list[list[int]]
     unreadable: int
 
@@ -61,8 +61,9 @@ def parser() -> argparse.ArgumentParser:
     add("--layers", default="all",
         help="'all', or numbers with commas between them: 0 is the input to the first block, 1 the first block's "
         "output, -1 the last one's (default all)")  # fmt: skip
-    add("--pooling", choices=READOUTS, default="mean",
-        help="a clip's features: the patches' mean, the CLS token, or both side by side (default mean)")  # fmt: skip
+    add("--pooling", choices=POOLINGS, default="mean",
+        help="a clip's features: the patches' mean, the CLS token, or both side by side; rows: the mean over time of "
+        "each frequency row of patches; rows_max: the maxima beside them (default mean)")  # fmt: skip
     add("--neighbours", type=int, default=10, metavar="K", help="nearest neighbours that vote (default 10)")
     add("--regularisation", type=float, default=1.0, metavar="R",
         help="weight of the linear classifier's squared norm (default 1)")  # fmt: skip
@@ -95,7 +96,9 @@ def choose_layers(text: str, model: EATModel) -> tuple[int, ...]:
 
 def weights_key(args: argparse.Namespace, model: EATModel) -> str:
     """What stands for the weights, in names of what is kept."""
-    return f"untrained {args.seed} {model.encoder.settings}" if args.untrained else content_hash(args.checkpoint)
+    return (
+        f"untrained {args.seed} {model.encoder.settings}" if args.untrained else content_hash(locate(args.checkpoint))
+    )
 
 
 def open_splits(args: argparse.Namespace, model: EATModel) -> tuple[list[Split], int, bool]:
@@ -115,9 +118,10 @@ def open_splits(args: argparse.Namespace, model: EATModel) -> tuple[list[Split],
     splits = []
     for name, manifest, truth in zip(names, manifests, truths, strict=True):
         features = cached_features(
-            cache, f"{key} {args.precision}", model, manifest, front_end, args.batch_size, args.num_workers, name
-        )
-        readable = np.flatnonzero(np.isfinite(features[:, 0, 0, 0]))
+            cache, f"{key} {args.precision}", model, manifest, front_end, args.batch_size, args.num_workers, name,
+            args.pooling,
+        )  # fmt: skip
+        readable = np.flatnonzero(np.isfinite(features[:, 0, 0]))
         unread = np.setdiff1d(np.arange(len(manifest)), readable)
         for clip in unread:
             print(f"{name}: {manifest.name(int(clip))} could not be read and is left out", file=sys.stderr)
@@ -192,9 +196,8 @@ def run(args: argparse.Namespace) -> int:
     (train, evaluation), classes, several = open_splits(args, model)
 
     def chosen(split: Split, layers: Sequence[int]) -> np.ndarray:
-        """(clips, layers, D) float32, D twice the model's for both features."""
-        picked = split.features[:, list(layers)][:, :, READOUTS[args.pooling]].astype(np.float32)
-        return picked.reshape(len(picked), len(layers), -1)
+        """(clips, layers, width) float32."""
+        return split.features[:, list(layers)].astype(np.float32)
 
     targets = [one_hot(split.truth, classes) for split in (train, evaluation)]
     results = {}
@@ -227,7 +230,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         write_table(args.output, results, weights, unit, {name: value for name, (value, _) in trained.items()})
         print(f"table -> {args.output}")
-    return 1 if train.unreadable or evaluation.unreadable else 0
+    unreadable = train.unreadable + evaluation.unreadable
+    return status(args, unreadable, len(train.truth) + len(evaluation.truth) + unreadable)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

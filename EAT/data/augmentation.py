@@ -78,7 +78,8 @@ class Augmentation:
 
         Args:
             batch: ``filterbank`` (B, 1, frames, mel bins) float32, normalised, and, where clips have labels,
-                ``targets`` (B, classes) float32; ``frames`` (B,): how many frames of each clip hold audio.
+                ``targets`` (B, classes) float32; ``frames`` (B,): how many frames of each clip hold audio;
+                ``partners`` where rows are mixed.
             drawn: (B, numbers) float64: for each clip what :meth:`draw` and :meth:`draw_for_batch` gave.
         """
         return {**batch, "filterbank": self.filterbank(batch["filterbank"], drawn)}
@@ -100,7 +101,8 @@ class Mixup(Augmentation):
         """Mix filterbanks, and targets alike."""
         if not self.settings.mixup_alpha:
             return batch
-        return batch | {key: mix(batch[key], drawn[:, 0]) for key in ("filterbank", "targets") if key in batch}
+        mixed = [key for key in ("filterbank", "targets") if key in batch]
+        return batch | {key: mix(batch[key], drawn[:, 0], batch.get("partners")) for key in mixed}
 
 
 class Roll(Augmentation):
@@ -213,7 +215,7 @@ class RollFilterbank(Further):
         shift = int(float(drawn[0, 0]) * filterbank.shape[2])
         frames = batch["frames"].to(filterbank.device)[:, None]
         place = torch.arange(filterbank.shape[2], device=filterbank.device).expand(len(frames), -1)
-        source = torch.where(place < frames, (place - shift) % frames, place)
+        source = torch.where(place < frames, (place - shift) % frames.clamp(min=1), place)
         return batch | {"filterbank": filterbank.gather(2, source[:, None, :, None].expand_as(filterbank))}
 
 
@@ -234,7 +236,8 @@ class ClipMixup(Further):
         """Mix filterbanks, and targets alike."""
         if not self.strength:
             return batch
-        return batch | {key: mix(batch[key], drawn[:, 0]) for key in ("filterbank", "targets") if key in batch}
+        mixed = [key for key in ("filterbank", "targets") if key in batch]
+        return batch | {key: mix(batch[key], drawn[:, 0], batch.get("partners")) for key in mixed}
 
 
 class FurtherMasks(Further):
@@ -347,11 +350,20 @@ def roll_frames(filterbank: Tensor, shift: Tensor) -> Tensor:
     return filterbank.gather(2, source[:, None, :, None].expand_as(filterbank))
 
 
-def mix(batch: Tensor, weight: Tensor) -> Tensor:
+def partners(clips: int, rows: int) -> Tensor:
+    """Rows that the rows of a batch are mixed with, (rows,): its counterpart from the end for each of the first
+    ``clips``, itself for each hole behind them.
+    """
+    return torch.cat([torch.arange(clips).flip(0), torch.arange(clips, rows)])
+
+
+def mix(batch: Tensor, weight: Tensor, partners: Tensor | None = None) -> Tensor:
     """Mix each clip with its counterpart from the batch's end: w x + (1 - w) reversed(x).
 
     Args:
         batch: (B, ...), filterbanks or targets.
         weight: (B,) w of each clip; 1 leaves it as it is.
+        partners: (B,) the counterparts' rows, from :func:`partners`; None: of a batch without holes.
     """
-    return torch.lerp(batch.flip(0), batch, weight.to(batch.dtype).view(-1, *[1] * (batch.dim() - 1)))
+    other = batch.flip(0) if partners is None else batch[partners]
+    return torch.lerp(other, batch, weight.to(batch.dtype).view(-1, *[1] * (batch.dim() - 1)))

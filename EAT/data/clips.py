@@ -14,7 +14,8 @@ from ..audio.recordings import as_waveform, decode
 from ..audio.timeout import within
 from ..errors import ConfigError, DataError
 from ..network.front_end import FrontEnd
-from .augmentation import Augmentations, batch_rng
+from ..network.masking import Drawing
+from .augmentation import Augmentations, batch_rng, partners
 from .manifest import Manifest
 from .workers import WorkerWatch
 
@@ -37,7 +38,11 @@ class ClipDataset(Dataset):
         seed: of the run.
         read_timeout: seconds after which a clip that is still being read is given up as unreadable; 0: never.
         augmentations: change waveforms, and draw what changes filterbanks; None leaves clips as they are.
+        slots: batches are filled up to so many clips, see :meth:`collate`; 0 leaves them as they are.
     """
+
+    drawing: Drawing | None = None
+    """Draws the masks of pre-training along with a batch; None leaves that to whoever trains."""
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class ClipDataset(Dataset):
         seed: int = 1,
         read_timeout: float = 60.0,
         augmentations: Augmentations | None = None,
+        slots: int = 0,
     ) -> None:
         if crop not in CROPS:
             raise ConfigError(f"task.crop is {crop!r}; it must be one of {', '.join(CROPS)}.")
@@ -59,6 +65,7 @@ class ClipDataset(Dataset):
         self.where = where
         self.seed = seed
         self.augmentations = augmentations
+        self.slots = slots
         # In shared memory, so that worker processes that live from epoch to epoch see it change.
         self._epoch = torch.ones((), dtype=torch.int64).share_memory_()
         self._watch = WorkerWatch()
@@ -117,6 +124,17 @@ class ClipDataset(Dataset):
             return {"index": index, "error": f"{self.manifest.name(index)} needs more memory to decode than there is."}
         return {"index": index, "waveform": waveform}
 
+    def _silence(self) -> dict[str, Any]:
+        """What fills the rows of a batch without a readable clip."""
+        item: dict[str, Any] = {
+            "index": 0,
+            "waveform": torch.zeros(self.front_end.samples_for(self.front_end.target_length)),
+        }
+        if self.augmentations is not None:
+            shape = self.front_end.target_length, self.front_end.bins
+            item["drawn"] = self.augmentations.draw(self.rng(0, FILTERBANK_STREAM), *shape)
+        return item
+
     def explain_crash(self, error: str) -> str:
         """What a DataLoader worker was on when it died, in one sentence; ``error`` is what the DataLoader says."""
         advice = f"if that file is damaged remove it from {self.manifest.path}"
@@ -125,28 +143,41 @@ class ClipDataset(Dataset):
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Join clips into a batch.
 
+        With ``slots``, a clip that could not be read, or that an epoch's last batch lacks, leaves a hole instead of a
+        smaller batch: the last rows repeat the batch's clips in turn, or are silent where there is none, have 0 in
+        ``frames`` and are not among ``clips``. Waveforms then are as long as the front end takes them. So all batches
+        have one shape.
+
         Returns:
-            ``clips``: their numbers; ``epoch``; ``skipped``: a (number, reason) for each clip that could not be read;
-            and, unless all were skipped, either ``filterbank`` (B, 1, target_length, 128), or ``waveforms``
-            (B, samples) and ``lengths`` (B,) for :func:`batch_filterbank`. Where clips are augmented, ``drawn`` is
-            what :meth:`Augmentations.apply` goes by.
+            ``clips``: the numbers of those read; ``epoch``; ``skipped``: a (number, reason) for each clip that could
+            not be read; and, unless no row is left, ``numbers`` (B,), each row's clip; ``lengths`` (B,) samples and
+            ``frames`` (B,) with audio, 0 in holes; and either ``filterbank`` (B, 1, target_length, 128), or
+            ``waveforms`` (B, samples) for :func:`batch_filterbank`. Where clips are augmented, ``drawn`` and
+            ``partners`` are what :meth:`Augmentations.apply` goes by; where masks are drawn, ``keys``, ``visible`` and
+            ``masked`` are those of :class:`EAT.network.masking.Masks`.
         """
         skipped = [(item["index"], item["error"]) for item in items if "error" in item]
         items = [item for item in items if "error" not in item]
-        batch: dict[str, Any] = {
-            "clips": [item["index"] for item in items],
-            "epoch": self.epoch,
-            "skipped": skipped,
-        }
+        clips = [item["index"] for item in items]
+        batch: dict[str, Any] = {"clips": clips, "epoch": self.epoch, "skipped": skipped}
+        rows = [(items or [self._silence()])[row % max(1, len(items))] for row in range(max(len(items), self.slots))]
         if self.augmentations is not None:
-            rng = batch_rng(self.seed, self.epoch, batch["clips"])
-            batch["drawn"] = self.augmentations.collate([item["drawn"] for item in items], rng)
-        if items:
-            lengths = torch.tensor([len(item["waveform"]) for item in items])
-            waveforms = torch.zeros(len(items), int(lengths.max()))
-            for row, item in zip(waveforms, items, strict=True):
-                row[: len(item["waveform"])] = item["waveform"]
+            rng = batch_rng(self.seed, self.epoch, clips)
+            batch["drawn"] = self.augmentations.collate([item["drawn"] for item in rows], rng)
+            batch["partners"] = partners(len(items), len(rows))
+        if rows:
+            lengths = torch.tensor([len(item["waveform"]) for item in rows])
+            longest = int(lengths.max())
+            waveforms = torch.zeros(len(rows), (self.front_end.samples or longest) if self.slots else longest)
+            for row, item in zip(waveforms, rows, strict=True):
+                row[: len(item["waveform"])] = item["waveform"][: waveforms.shape[1]]
             batch["lengths"] = lengths
+            batch["frames"] = self.front_end.real_frames(lengths)
+            batch["frames"][len(items) :] = 0
+            batch["numbers"] = torch.tensor([item["index"] for item in rows])
+            if self.drawing is not None:
+                keys, masks = self.drawing(batch["numbers"], seed=self.seed, epoch=self.epoch)
+                batch |= {"keys": keys, **masks._asdict()}
             if self.where == "workers":
                 batch["filterbank"] = self.front_end(waveforms, lengths)
             else:

@@ -56,4 +56,5 @@ class LabelledClips(ClipDataset):
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """As :meth:`ClipDataset.collate`, with ``targets`` (B, classes) uint8."""
         batch = super().collate(items)
-        return {**batch, "targets": torch.from_numpy(self.targets(batch["clips"]))}
+        rows = batch["numbers"].tolist() if "numbers" in batch else batch["clips"]
+        return {**batch, "targets": torch.from_numpy(self.targets(rows))}

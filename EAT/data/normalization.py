@@ -28,7 +28,7 @@ def read_normalization(data: str | os.PathLike[str]) -> tuple[float, float]:
             f"task.norm_mean and task.norm_std are not set and {path} cannot be read ({error.strerror}); set both, or "
             "let 'python -m EAT.prepare' write that file."
         ) from None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise DataError(f'{path} must hold {{"mean": number, "std": number}}.') from None
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0.0):
         raise DataError(f"{path} holds mean {mean:g} and std {std:g}, which cannot normalise; prepare the data again.")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from ..audio.recordings import as_waveform, decode, open_recording
-from ..audio.timeout import within
+from ..audio.timeout import READ_SECONDS, within
 from ..data.workers import WorkerWatch, explained
 from ..errors import DataError
 from ..network.front_end import FrontEnd
@@ -22,8 +22,6 @@ from .sources import Source
 
 HELD_SECONDS = 1200.0
 """Decoded audio that may wait for others of its length: 77 MB."""
-READ_SECONDS = 60.0
-"""A recording that is still being read after so long is given up as unreadable."""
 
 
 class Decoded(NamedTuple):

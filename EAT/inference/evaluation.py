@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..checkpoint.classes import check_same
 from ..data.labels import DESCRIPTORS, Label, read_descriptors, read_lbl
 from ..data.loading import filterbank_batches
 from ..data.manifest import Manifest
 from ..errors import CheckpointError, ConfigError, DataError
 from ..network.front_end import FrontEnd
 from .metrics import MultiLabelMetrics, SingleLabelMetrics, measure
-from .model import EATModel
+from .model import EATModel, check_model
 
 
 @dataclass(frozen=True)
@@ -92,19 +93,17 @@ def evaluate(
         workers: processes that read clips; None chooses.
 
     Raises:
-        CheckpointError: for a model without classes, or with another number of them than the descriptors.
+        CheckpointError: for a model without classes, or with others than the descriptors.
         DataError: for manifests and labels that cannot be used, or where no clip could be read.
     """
+    check_model(model)
     if model.num_classes is None:
         raise CheckpointError(
             "the checkpoint was pre-trained, not fine-tuned, and knows no classes; give a classifier."
         )
-    labels = read_descriptors(labels_path or data / DESCRIPTORS)
-    if len(labels) != model.num_classes:
-        raise CheckpointError(
-            f"the checkpoint has {model.num_classes} classes, but {labels_path or data / DESCRIPTORS} has "
-            f"{len(labels)}; give the descriptors it was trained with (--labels), or another checkpoint."
-        )
+    descriptors = labels_path or data / DESCRIPTORS
+    labels = read_descriptors(descriptors)
+    check_same(model.classes, labels, model.num_classes, "the checkpoint", str(descriptors))
     manifest = Manifest(data / f"{split}.tsv")
     truth = read_lbl(data / f"{split}.lbl", manifest, labels)
     multi_label = have_several(multi_label, truth)

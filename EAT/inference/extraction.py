@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from .decoding import Decoded, by_length, decode_ahead
 from .feature_files import growing_npy, write_npy
 from .model import BATCH_SIZE, EATModel, Layers
 from .sources import Source
-from .windows import WINDOW, write_recording
+from .windows import WINDOW, extract_recording, write_recording
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,35 @@ def extract_all(
     return outcome
 
 
+def extract_to_memory(model: EATModel, sources: Sequence[Source], options: ExtractionOptions) -> list[torch.Tensor]:
+    """Extract every source, in order, in float32 on the CPU. Raises DataError for the first that cannot be read."""
+    found: dict[int, torch.Tensor] = {}
+    cut = options.target_length is not None
+    decoded = decode_ahead(model, sources, options.target_length or options.max_frames, cut, options.workers)
+    for item in by_length(model, decoded, options.batch_size, options.target_length):
+        if isinstance(item, Batch):
+            arrays = _features(model, item, options)
+            found |= {clip.index: torch.from_numpy(array) for clip, array in zip(item.items, arrays, strict=True)}
+        elif item.problem is not None:
+            raise DataError(item.problem)
+        else:
+            address = sources[item.index].address
+            found[item.index] = extract_recording(model, address, **_windows(options))
+    return [found[index] for index in range(len(sources))]
+
+
+def _windows(options: ExtractionOptions) -> dict[str, Any]:
+    """The options of :func:`.windows.write_recording`."""
+    return {
+        "layer": options.layer,
+        "granularity": options.granularity,
+        "window": options.window,
+        "hop": options.hop,
+        "batch_size": max(1, options.batch_size // 2),
+        "dtype": options.storage,
+    }
+
+
 @torch.inference_mode()
 def _features(model: EATModel, batch: Batch[Decoded], options: ExtractionOptions) -> list[NDArray]:
     features = model.extract(
@@ -108,14 +138,4 @@ def _features(model: EATModel, batch: Batch[Decoded], options: ExtractionOptions
 
 def _extract_long(model: EATModel, address: str, target: Path, options: ExtractionOptions) -> None:
     """Extract a long recording window by window into ``target``, in constant memory. Raises DataError."""
-    write_recording(
-        model,
-        address,
-        functools.partial(growing_npy, target),
-        layer=options.layer,
-        granularity=options.granularity,
-        window=options.window,
-        hop=options.hop,
-        batch_size=max(1, options.batch_size // 2),
-        dtype=options.storage,
-    )
+    write_recording(model, address, functools.partial(growing_npy, target), **_windows(options))

@@ -1,4 +1,4 @@
-"""Features on disk: an ``.npy`` file a recording, or all in one HDF5 or safetensors file; never half a file."""
+"""Features on disk: an ``.npy`` file a recording, or all in one HDF5, safetensors or table file; never half a file."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.search import data_sets
 from ..errors import ConfigError, DataError
-from ..files import replacing
+from ..files import hidden, replacing
+from .tables import TABLES, pyarrow, reading_vectors, write_vectors
 
-FILE_FORMATS = ("npy", "hdf5", "safetensors")
-SUFFIXES = {".h5": "hdf5", ".hdf5": "hdf5", ".safetensors": "safetensors"}
+SUFFIXES = {".h5": "hdf5", ".hdf5": "hdf5", ".safetensors": "safetensors", **TABLES}
+FILE_FORMATS = ("npy", "hdf5", "safetensors", *TABLES.values())
 COPY_BYTES = 1 << 24
+NOTE, NOTE_BESIDE = "made_by", "features.json"
+"""What the one file's attribute, or entry of its metadata, is called that says what made the features."""
 
 
 def write_npy(path: Path, features: NDArray) -> None:
@@ -60,14 +64,15 @@ def growing_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> Iterator
 
 def parts_folder(output: str) -> Path:
     """Where recordings' arrays wait for the one file ``output`` that will hold them all."""
-    target = Path(output)
-    return target.with_name(f".{target.name}.parts")
+    return hidden(Path(output), "parts")
 
 
 def check_library(file_format: str) -> None:
     """Raise ConfigError where a format's library is not installed."""
     if file_format == "hdf5":
         _h5py()
+    elif file_format == "parquet":
+        pyarrow()
 
 
 def _h5py() -> ModuleType:
@@ -78,58 +83,92 @@ def _h5py() -> ModuleType:
     return h5py
 
 
+class Packed(NamedTuple):
+    """What a file that :func:`pack` wrote holds."""
+
+    arrays: dict[str, Any]
+    """By name, read as they are sliced."""
+    note: str | None
+    """What made them."""
+
+
 @contextlib.contextmanager
-def packed(file_format: str, path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """The arrays of a file that :func:`pack` wrote, by name, read as they are sliced; none where there is no file.
+def packed(file_format: str, path: str | os.PathLike[str]) -> Iterator[Packed]:
+    """Open a file that :func:`pack` wrote; it is empty where there is none.
 
     Raises:
         DataError: for a file of another kind.
     """
     if not os.path.exists(path):
-        yield {}
+        yield Packed({}, None)
         return
     with contextlib.ExitStack() as stack:
         try:
-            arrays = _hdf5_arrays(stack, path) if file_format == "hdf5" else _safetensors_arrays(path)
-        except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, struct.error) as error:
+            if file_format in TABLES.values():
+                vectors = stack.enter_context(reading_vectors(os.fspath(path), file_format))
+                content = Packed(vectors, _note_beside(Path(path)))
+            else:
+                content = _open_hdf5(stack, path) if file_format == "hdf5" else _open_safetensors(path)
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            struct.error,
+        ) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
                 f"{path} is there, but no {file_format} file of features ({reason}); give another --output."
             ) from None
-        yield arrays
+        yield content
 
 
-def _hdf5_arrays(stack: contextlib.ExitStack, path: str | os.PathLike[str]) -> dict[str, Any]:
-    h5py = _h5py()
-    file = stack.enter_context(h5py.File(path, "r"))
-    names: list[str] = []
-    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    return {name: file[name] for name in names}
+def _open_hdf5(stack: contextlib.ExitStack, path: str | os.PathLike[str]) -> Packed:
+    file = stack.enter_context(_h5py().File(path, "r"))
+    arrays = {name: file[name] for name in data_sets(file)}
+    note = file.attrs.get(NOTE)
+    return Packed(arrays, note if isinstance(note, str) else None)
 
 
-def _safetensors_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _open_safetensors(path: str | os.PathLike[str]) -> Packed:
     with open(path, "rb") as handle:
         length = struct.unpack("<Q", handle.read(8))[0]
         header = json.loads(handle.read(min(length, os.path.getsize(path))))
     kinds = {"F32": np.float32, "F16": np.float16}
-    return {
+    arrays: dict[str, Any] = {
         name: np.memmap(path, kinds[entry["dtype"]], "r", 8 + length + entry["data_offsets"][0], (*entry["shape"],))
         for name, entry in header.items()
         if name != "__metadata__"
     }
+    return Packed(arrays, header.get("__metadata__", {}).get(NOTE))
 
 
-def pack(file_format: str, parts: Path, names: list[str], output: str, overwrite: bool = False) -> None:
+def check_names(output: str, names: Iterable[str]) -> None:
+    """Raise ConfigError where an HDF5 file would need one name for an array and for a group of others."""
+    known = set(names)
+    for name in known:
+        above = next((str(folder) for folder in PurePosixPath(name).parents if str(folder) in known), None)
+        if above is not None:
+            raise ConfigError(f"{output} cannot hold both {above} and {name}; give another --output for one of them.")
+
+
+def pack(
+    file_format: str, parts: Path, names: list[str], output: str, note: str | None, overwrite: bool = False
+) -> None:
     """Add ``.npy`` files to one file under their names without that ending, and remove them.
 
     One array is in memory at a time, in pieces. What the file holds under other names stays; it is replaced as a whole,
     when it is complete.
 
     Args:
-        file_format: ``hdf5`` or ``safetensors``.
+        file_format: any of :data:`FILE_FORMATS` but ``npy``; tables hold vectors alone.
         parts: folder of the ``.npy`` files.
         names: which, below it; those that are not there are left out.
         output: the file to write.
+        note: what made all that is in it then.
         overwrite: replace an ``output`` that is no such file.
 
     Raises:
@@ -137,21 +176,50 @@ def pack(file_format: str, parts: Path, names: list[str], output: str, overwrite
     """
     with contextlib.ExitStack() as stack:
         try:
-            old = stack.enter_context(packed(file_format, output))
+            old, made = stack.enter_context(packed(file_format, output))
         except DataError:
             if not overwrite:
                 raise
-            old = {}
+            old, made = {}, None
+        if overwrite and made != note:  # what could not be computed again is not left beside what was
+            old = {name: array for name, array in old.items() if f"{name}.npy" not in names}
         there = [name for name in names if (parts / name).exists()]
         new = {n.removesuffix(".npy"): np.load(parts / n, mmap_mode="r", allow_pickle=False) for n in there}
         if new:
-            (_pack_hdf5 if file_format == "hdf5" else _pack_safetensors)({**old, **new}, Path(output))
+            _write_one(file_format, {**old, **new}, note, Path(output))
     shutil.rmtree(parts, ignore_errors=True)
 
 
-def _pack_hdf5(arrays: dict[str, Any], output: Path) -> None:
+def _write_one(file_format: str, arrays: dict[str, Any], note: str | None, output: Path) -> None:
+    if file_format not in TABLES.values():
+        (_pack_hdf5 if file_format == "hdf5" else _pack_safetensors)(arrays, note, output)
+        return
+    widths = {name: len(array) for name, array in arrays.items()}
+    if len(set(widths.values())) > 1:
+        few, many = (choose(widths, key=lambda name: widths[name]) for choose in (min, max))
+        raise DataError(
+            f"{output} would hold vectors of {widths[few]} numbers ({few}) and of {widths[many]} ({many}); give "
+            "another --output, or --overwrite with all sources."
+        )
+    with replacing(output, "wb" if file_format == "parquet" else "w") as handle:
+        write_vectors(handle, file_format, arrays)
+    with replacing(hidden(output, NOTE_BESIDE)) as handle:
+        handle.write(note or "null")
+
+
+def _note_beside(path: Path) -> str | None:
+    """What made a table's vectors, as a hidden file beside it says, as tables have no place for it."""
+    try:
+        return hidden(path, NOTE_BESIDE).read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _pack_hdf5(arrays: dict[str, Any], note: str | None, output: Path) -> None:
     h5py = _h5py()
     with replacing(output, "wb") as handle, h5py.File(handle.name, "w") as file:
+        if note is not None:
+            file.attrs[NOTE] = note
         for key, array in arrays.items():
             data = file.create_dataset(key, array.shape, array.dtype)
             rows = max(1, COPY_BYTES // max(1, array[:1].nbytes)) if array.ndim > 1 else max(1, len(array))
@@ -159,9 +227,9 @@ def _pack_hdf5(arrays: dict[str, Any], output: Path) -> None:
                 data[start : start + rows] = array[start : start + rows]
 
 
-def _pack_safetensors(arrays: dict[str, Any], output: Path) -> None:
+def _pack_safetensors(arrays: dict[str, Any], note: str | None, output: Path) -> None:
     # The library only writes what is in memory as a whole. The format is a length, a JSON header, and the data.
-    header: dict[str, object] = {"__metadata__": {"format": "np"}}
+    header: dict[str, object] = {"__metadata__": {"format": "np", **({} if note is None else {NOTE: note})}}
     offset = 0
     for key, array in arrays.items():
         kind = {"float32": "F32", "float16": "F16"}[array.dtype.name]

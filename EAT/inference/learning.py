@@ -19,10 +19,10 @@ from ..errors import CheckpointError, DataError
 from ..network.front_end import FrontEnd
 from ..network.learning import effective_rank, pairs, totals
 from ..network.objective import WATCHED, positions
-from ..network.patches import mean_of_real
 from ..network.pretraining import Pretraining
 from ..network.settings import PretrainingSettings
 from ..progress import progress_bar
+from .readouts import summarise
 
 NEEDS = {"prediction_std": "decoder", "frame_skill": "decoder", "utterance_skill": "teacher"}
 """Figures that say nothing without a part of the checkpoint that was trained."""
@@ -87,7 +87,7 @@ def judge_checkpoint(path: str, sources: Sequence[str], device: torch.device, ba
                 new = [value.double().cpu() for value in totals(*positions(compared, name))]
                 known[name] = [a + b for a, b in zip(known[name], new, strict=True)] if name in known else new
             tokens = model.teacher.encoder(batch.filterbank).tokens.float()
-            pooled.append(mean_of_real(tokens[:, 1:], compared.real).cpu())
+            pooled.append(summarise(tokens, model.encoder.grid(16).patches, compared.real).read("mean").cpu())
             clips += len(waveforms)
     if clips < 2:
         raise DataError(f"{clips} of {len(sources)} recordings could be read; give two at least, better a hundred.")

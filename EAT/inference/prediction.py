@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..errors import DataError
 from .batches import Batch
 from .decoding import Decoded, by_length, decode_ahead
 from .model import EATModel
 from .sources import Source
-from .windows import ScoredWindow, score_recording
+from .windows import ScoredWindow, cut_window, plan_windows, score_recording
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,34 @@ def score_all(
         while following in ready:
             yield ready.pop(following)
             following += 1
+
+
+def score_files(model: EATModel, sources: Sequence[Source], batch_size: int) -> list[NDArray[np.float32]]:
+    """(classes,) of each recording. Raises DataError for the first that cannot be read."""
+    found = []
+    for result in score_all(model, sources, model.front_end.target_length, None, batch_size, 0):
+        if isinstance(result, DataError):
+            raise result
+        found.append(result.scores)
+    return found
+
+
+@torch.inference_mode()
+def score_waveforms(model: EATModel, clips: Sequence[Tensor], batch_size: int) -> list[NDArray[np.float32]]:
+    """(classes,) of each mono clip at the model's rate, as :func:`score_all` scores recordings."""
+    window, rate = model.front_end.target_length, model.front_end.sample_rate
+    spans = [plan_windows(model, len(clip), window) if model.front_end.frames(len(clip)) > window else None
+             for clip in clips]  # fmt: skip
+    short = [clip for clip, plan in zip(clips, spans, strict=True) if plan is None]
+    scores = iter(model.scores(short, rate, batch_size=batch_size).cpu() if short else ())
+    found = []
+    for clip, plan in zip(clips, spans, strict=True):
+        if plan is None:
+            found.append(next(scores).numpy())
+            continue
+        pieces = [cut_window(model, clip, place) for place in plan]
+        found.append(model.scores(pieces, rate, batch_size=max(1, batch_size // 2)).mean(dim=0).cpu().numpy())
+    return found
 
 
 @torch.inference_mode()

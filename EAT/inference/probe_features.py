@@ -17,11 +17,12 @@ from ..errors import CheckpointError, DataError
 from ..files import replacing
 from ..network.encoder import Encoder
 from ..network.front_end import FrontEnd
-from ..network.patches import mean_of_real, real_patches
+from ..network.patches import real_patches
 from .model import EATModel
+from .readouts import READOUTS, summarise, width
 
-CLS, MEAN = 0, 1
-"""Places of the two features of a clip: the CLS token, and the mean of the patches that hold audio."""
+POOLINGS = {"cls": ("utterance",), "both": ("utterance", "mean"), **{name: (name,) for name in READOUTS[1:]}}
+"""The readouts that a probe sees side by side, by the name of ``--pooling``."""
 
 
 def content_hash(path: str | os.PathLike[str]) -> str:
@@ -54,39 +55,53 @@ def untrained(model: EATModel, seed: int) -> EATModel:
 
 
 @torch.inference_mode()
-def pooled_layers(model: EATModel, filterbank: Tensor, lengths: Tensor) -> Tensor:
-    """Both features of every layer.
+def pooled_layers(model: EATModel, filterbank: Tensor, lengths: Tensor, pooling: str) -> Tensor:
+    """A vector of every layer.
 
     Args:
         model: whose encoder to use.
         filterbank: (B, 1, frames, 128) normalised.
         lengths: (B,) 16 kHz samples of each clip; patches past them do not count.
+        pooling: one of :data:`POOLINGS`.
 
     Returns:
-        (B, 1 + depth, 2, D) float32: layer 0 is the input to the first block; CLS, then the mean of the patches.
+        (B, 1 + depth, width) float32: layer 0 is the input to the first block.
     """
     tokens = model(filterbank, tuple(range(model.encoder.settings.depth + 1))).float()  # (B, L, 1 + N, D)
     length = filterbank.shape[2]
     frames = model.front_end.real_frames(lengths.to(tokens.device), limit=length)
     real = real_patches(frames, model.encoder.grid(length), model.patch_size)
-    return torch.stack([tokens[:, :, 0], mean_of_real(tokens[:, :, 1:], real)], dim=2)
+    summary = summarise(tokens, model.frequency_patches, real)
+    return torch.cat([summary.read(readout) for readout in POOLINGS[pooling]], dim=-1)
+
+
+def feature_shape(model: EATModel, manifest: Manifest, pooling: str) -> tuple[int, int, int]:
+    """(clips, 1 + depth, width)."""
+    config, rows = model.encoder.settings, model.frequency_patches
+    columns = sum(width(readout, config.embed_dim, rows) for readout in POOLINGS[pooling])
+    return len(manifest), config.depth + 1, columns
 
 
 def compute_features(
-    model: EATModel, manifest: Manifest, front_end: FrontEnd, batch_size: int, workers: int | None, description: str
+    model: EATModel,
+    manifest: Manifest,
+    front_end: FrontEnd,
+    batch_size: int,
+    workers: int | None,
+    description: str,
+    pooling: str = "mean",
 ) -> np.ndarray:
     """Features of all clips.
 
     Returns:
-        (clips, 1 + depth, 2, D) float16, NaN for clips that cannot be read; these are named on stderr.
+        (clips, 1 + depth, width) float16, NaN for clips that cannot be read; these are named on stderr.
 
     Raises:
         CheckpointError: for features that are not finite.
     """
-    config = model.encoder.settings
-    features = np.full((len(manifest), config.depth + 1, 2, config.embed_dim), np.nan, dtype=np.float16)
+    features = np.full(feature_shape(model, manifest, pooling), np.nan, dtype=np.float16)
     for batch in filterbank_batches(manifest, front_end, batch_size, workers, model.device, description):
-        pooled = pooled_layers(model, batch.filterbank, batch.lengths).half().cpu().numpy()
+        pooled = pooled_layers(model, batch.filterbank, batch.lengths, pooling).half().cpu().numpy()
         if not np.isfinite(pooled).all():
             raise CheckpointError(
                 f"the features of {manifest.name(batch.clips[0])} or its neighbours are NaN, infinite or beyond half "
@@ -105,6 +120,7 @@ def cached_features(
     batch_size: int,
     workers: int | None,
     split: str,
+    pooling: str,
 ) -> np.ndarray:
     """:func:`compute_features`, kept in a file whose name follows from everything that they depend on.
 
@@ -112,10 +128,10 @@ def cached_features(
     under the same names go unnoticed.
     """
     digest = hashlib.sha256()
-    for part in (key, Path(manifest.path).read_bytes().hex(), manifest.root, repr(front_end)):
+    for part in (key, pooling, Path(manifest.path).read_bytes().hex(), manifest.root, repr(front_end)):
         digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
     path = cache / f"{split}-{digest.hexdigest()[:24]}.npy"
-    shape = (len(manifest), model.encoder.settings.depth + 1, 2, model.encoder.settings.embed_dim)
+    shape = feature_shape(model, manifest, pooling)
     try:
         kept = np.load(path, mmap_mode="r", allow_pickle=False)
         if kept.shape == shape and kept.dtype == np.float16:
@@ -126,7 +142,7 @@ def cached_features(
         pass
     except (OSError, ValueError) as error:
         print(f"{path} cannot be read ({error}) and is made anew", file=sys.stderr)
-    features = compute_features(model, manifest, front_end, batch_size, workers, split)
+    features = compute_features(model, manifest, front_end, batch_size, workers, split, pooling)
     with replacing(path, "wb") as handle:
         np.save(handle, features)
     return features

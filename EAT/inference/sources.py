@@ -57,10 +57,16 @@ def _expand(path: str) -> list[Source]:
     return [Source(path, os.path.basename(path))]
 
 
-def output_names(sources: Sequence[Source], suffix: str = ".npy") -> list[str]:
+def output_names(sources: Sequence[Source], suffix: str = ".npy", nested: bool = True) -> list[str]:
     """Name of each recording's result below the output folder: its own name with another ending.
 
     Where that makes two alike (``a.wav`` and ``a.flac``), those keep their own ending in front of the new one.
+
+    Args:
+        sources: the recordings.
+        suffix: the new ending.
+        nested: whether one name may be that of another's folder (``a.wav`` and ``a/b.wav``); where not, that one keeps
+            its own ending too.
 
     Raises:
         ConfigError: where two recordings still have one name.
@@ -68,8 +74,9 @@ def output_names(sources: Sequence[Source], suffix: str = ".npy") -> list[str]:
     plain = [_without_suffix(source.name) for source in sources]
     # Compared as a file system would that does not tell upper case from lower.
     counts = Counter(name.lower() for name in plain)
+    folders = set() if nested else {str(folder) for name in plain for folder in PurePosixPath(name).parents}
     names = [
-        (source.name if counts[name.lower()] > 1 else name) + suffix
+        (source.name if counts[name.lower()] > 1 or name in folders else name) + suffix
         for source, name in zip(sources, plain, strict=True)
     ]
     seen: dict[str, Source] = {}

@@ -19,7 +19,8 @@ from torch import Tensor
 from ..audio.stream import AudioStream
 from ..errors import ConfigError
 from ..network.settings import choose
-from .model import GRANULARITIES, EATModel, Layers
+from .model import GRANULARITIES, EATModel, Layers, check_model
+from .readouts import READOUTS, Summary, summarise, width
 
 WINDOW = 1024
 """Default window, in frames of 10 ms."""
@@ -79,14 +80,41 @@ def plan_windows(model: EATModel, samples: int, window: int = WINDOW, hop: int |
 
 
 def read_windows(
-    model: EATModel, stream: AudioStream, plan: list[Window], batch_size: int
+    model: EATModel, stream: AudioStream | _Waveform, plan: list[Window], batch_size: int
 ) -> Iterator[tuple[list[Window], list[Tensor]]]:
     """Batches of windows with their audio, in order. The last window's may lack less than a patch of its frames."""
-    front_end = model.front_end
     for first in range(0, len(plan), batch_size):
         batch = plan[first : first + batch_size]
-        spans = [(w.start * front_end.hop, front_end.samples_for(w.end - w.start)) for w in batch]
-        yield batch, [stream.read(*span).clone() for span in spans]
+        yield batch, [stream.read(*_span(model, place)).clone() for place in batch]
+
+
+def _span(model: EATModel, window: Window) -> tuple[int, int]:
+    """First sample of a window, and how many there are."""
+    front_end = model.front_end
+    return window.start * front_end.hop, front_end.samples_for(window.end - window.start)
+
+
+def cut_window(model: EATModel, clip: Tensor, window: Window) -> Tensor:
+    """A window's samples of a mono clip at the model's rate."""
+    start, count = _span(model, window)
+    return clip[start : start + count]
+
+
+class _Waveform:
+    """A waveform in memory, read as a recording is."""
+
+    def __init__(self, waveform: Tensor) -> None:
+        self._waveform, self.samples = waveform, len(waveform)
+
+    def read(self, start: int, count: int) -> Tensor:
+        """Samples ``start`` to ``start + count``, fewer at the end."""
+        return self._waveform[start : start + count]
+
+
+def _opened(model: EATModel, source: str | Tensor) -> AbstractContextManager[AudioStream | _Waveform]:
+    if isinstance(source, str):
+        return AudioStream(source, **model.front_end.reading())
+    return nullcontext(_Waveform(source))
 
 
 class Sink(Protocol):
@@ -109,7 +137,7 @@ class _Memory:
 
 def write_recording(
     model: EATModel,
-    source: str,
+    source: str | Tensor,
     open_sink: Callable[[tuple[int, ...], np.dtype], AbstractContextManager[Sink]],
     *,
     layer: Layers = None,
@@ -123,11 +151,12 @@ def write_recording(
 
     Args:
         model: a loaded model.
-        source: path or container address.
+        source: path or container address; or a mono waveform (samples,) at the front end's rate.
         open_sink: told shape and type, gives what the pieces go to.
         layer: as in :meth:`EAT.inference.model.EATModel.extract`.
         granularity: ``frame``: the patches of the whole timeline; ``utterance``: the mean of the windows' CLS;
-            ``all``: both, that mean first.
+            ``all``: both, that mean first; another readout (:data:`EAT.inference.readouts.READOUTS`): of the patches
+            of the whole timeline.
         window: frames that are computed at once.
         hop: frames from one window to the next; None is half a window.
         batch_size: windows computed at once.
@@ -137,39 +166,41 @@ def write_recording(
         DataError: for a recording that cannot be read.
         ConfigError: for a layer, granularity, window or hop that cannot be.
     """
+    check_model(model)
     choose(dict.fromkeys(GRANULARITIES), granularity, "granularity")
     layers, single = model.layer_numbers(layer), layer is None or isinstance(layer, int)
     size, rows_a_step = model.patch_size, model.frequency_patches
     dim, kind = model.encoder.settings.embed_dim, np.dtype(dtype)
-    with AudioStream(source, **model.front_end.reading()) as stream:
+    with _opened(model, source) as stream:
         plan = plan_windows(model, stream.samples, window, hop)
         lead = int(granularity == "all")  # a row for CLS
-        rows = 1 if granularity == "utterance" else lead + plan[-1].keep_to // size * rows_a_step
-        shape = (dim,) if granularity == "utterance" else (rows, dim)
+        rows = lead + plan[-1].keep_to // size * rows_a_step
+        a_vector = granularity in READOUTS
+        shape = (width(granularity, dim, rows_a_step),) if a_vector else (rows, dim)
         with open_sink(shape if single else (len(layers), *shape), kind) as sink:
-            total = np.zeros((len(layers), dim))
+            summary: Summary | None = None
             for windows, clips in read_windows(model, stream, plan, batch_size):
                 with torch.inference_mode():
                     length = windows[0].end - windows[0].start
                     features = model.extract(clips, model.front_end.sample_rate, layer=layers, target_length=length,
                                              batch_size=batch_size)  # fmt: skip
                 for place, tokens in zip(windows, features, strict=True):
-                    values = tokens.float().cpu().numpy()  # (L, 1 + N, D)
-                    total += values[:, 0]
-                    if granularity == "utterance":
-                        continue
+                    tokens = tokens.double().cpu()  # (L, 1 + N, D)
                     kept = ((frame - place.start) // size * rows_a_step for frame in (place.keep_from, place.keep_to))
                     first, last = (1 + row for row in kept)
+                    own = summarise(torch.cat([tokens[:, :1], tokens[:, first:last]], dim=1), rows_a_step)
+                    summary = own if summary is None else summary + own
                     row = lead + place.keep_from // size * rows_a_step
-                    for number, patches in enumerate(values[:, first:last]):
+                    for number, patches in enumerate(tokens[:, first:last].numpy()) if not a_vector else ():
                         sink.write((row,) if single else (number, row), patches)
+            assert summary is not None, "a plan has a window at least"
             if granularity != "frame":
-                for number, mean in enumerate(total / len(plan)):
-                    mean = mean if granularity == "utterance" else mean[None]
-                    sink.write((0,) if single else (number, 0), mean)
+                vectors = summary.read(granularity if a_vector else "utterance").numpy()
+                for number, vector in enumerate(vectors):
+                    sink.write((0,) if single else (number, 0), vector if a_vector else vector[None])
 
 
-def extract_recording(model: EATModel, source: str, **options: Any) -> Tensor:
+def extract_recording(model: EATModel, source: str | Tensor, **options: Any) -> Tensor:
     """:func:`write_recording` into memory, with the same options; only the result grows with the recording's length.
 
     Returns:
@@ -214,6 +245,7 @@ def score_recording(
         ConfigError: for windows that do not fit together.
         CheckpointError: for a model that was not fine-tuned.
     """
+    check_model(model)
     window, rate = window or model.front_end.target_length, model.front_end.sample_rate
     with AudioStream(source, **model.front_end.reading()) as stream:
         duration = stream.samples / rate

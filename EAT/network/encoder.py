@@ -14,7 +14,6 @@ from ..errors import ConfigError
 from .block import Block
 from .patches import Grid, PatchEmbedding
 from .positions import POSITIONS, TIME_PATCHES, Positions
-from .rows import take_rows
 from .settings import EncoderSettings, choose
 
 
@@ -141,9 +140,9 @@ class Encoder(nn.Module):
                     "masked clip is encoded in one piece; lower task.target_length or raise model.time_patches."
                 )
             return self._in_chunks(filterbank, key_mask, {"collect": collect, "depth": depth, "cls_only": cls_only})
-        patches = self.positions(self.patches(filterbank))  # (B, N, D)
+        patches = self.positions(self.patches(filterbank, visible), visible)  # (B, N, D) or (B, M * K, D)
         if visible is not None:
-            patches = take_rows(patches, visible.flatten(1)).view(-1, visible.shape[-1], patches.shape[-1])
+            patches = patches.view(-1, visible.shape[-1], patches.shape[-1])
         cls = self.cls_token.expand(patches.shape[0], -1, -1)
         x = self.norm(torch.cat([cls, patches], dim=1))
         outputs, feed_forward = [x], []

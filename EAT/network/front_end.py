@@ -22,10 +22,12 @@ from torch import Tensor
 
 from ..audio.resampling import SAMPLE_RATE, SINC, SOXR, Resampler
 from ..errors import ConfigError
-from .settings import choose
+from .settings import check_types, choose
 
 AUDIOSET_MEAN, AUDIOSET_STD = -4.268, 4.569
 """Normalisation of AudioSet's filterbanks."""
+LONGEST = 360_000
+"""Frames that a clip may be padded to: an hour."""
 FFT_SIZE = 512
 PREEMPHASIS = 0.97
 
@@ -67,9 +69,10 @@ class FrontEnd:
     """What :meth:`spectrogram` has for next to nothing."""
 
     def __post_init__(self) -> None:
-        if self.target_length < 1:
+        check_types(type(self), vars(self))
+        if not 1 <= self.target_length <= LONGEST:
             raise ConfigError(f"target_length is {self.target_length}; it must be a number of frames, such as 1024.")
-        if not self.norm_std > 0.0 or not math.isfinite(self.norm_mean):
+        if not 0.0 < self.norm_std < math.inf or not math.isfinite(self.norm_mean):
             raise ConfigError(
                 f"norm_mean {self.norm_mean} and norm_std {self.norm_std} cannot normalise; "
                 "give the training set's own mean and (positive) standard deviation."

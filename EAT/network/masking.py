@@ -1,11 +1,13 @@
 """Which patches of a clip the student sees (method section 3), for a whole batch at once.
 
 A choice of :data:`MASKINGS` is a function ``(settings, grid, keys, filterbank) -> Masks``. Its random numbers come from
-the keys, one for each clone (:mod:`EAT.network.random`); the filterbank is for maskings that look at the signal.
+the keys, one for each clone (:mod:`EAT.network.random`); the filterbank is for maskings that look at the signal. Those
+that do not give that argument a default, and are drawn where batches are made.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,8 +16,8 @@ import torch
 from torch import Tensor
 
 from .patches import Grid
-from .random import words
-from .settings import MaskSettings
+from .random import below, clone_keys, words
+from .settings import MaskSettings, PretrainingSettings, choose
 
 
 class Masks(NamedTuple):
@@ -50,8 +52,7 @@ def inverse_block(settings: MaskSettings, grid: Grid, keys: Tensor, filterbank: 
     visible_fraction = (1.0 - settings.mask_prob) + settings.mask_prob_adjust
     blocks = max(0, int(patches * visible_fraction / settings.mask_length**2))
     drawn = words(keys, patches + blocks)  # (B, M, N + n)
-    centres = ((drawn[..., patches:].long() & 0xFFFFFFFF) * patches) >> 32
-    in_block = _block_map(centres, grid, settings.mask_length).flatten(2)
+    in_block = _block_map(below(drawn[..., patches:], patches), grid, settings.mask_length).flatten(2)
     return keep(settings.kept(patches), drawn[..., :patches], in_block)
 
 
@@ -65,6 +66,23 @@ MASKINGS: dict[str, Callable[[MaskSettings, Grid, Tensor, Tensor | None], Masks]
     "random": random_patches,
 }
 """The choices of ``model.masking``."""
+
+
+class Drawing(NamedTuple):
+    """Draws masks from clips' numbers alone, wherever batches are made; all clips have one length."""
+
+    settings: PretrainingSettings
+    grid: Grid
+
+    def __call__(self, clips: Tensor, *, seed: int, epoch: int) -> tuple[Tensor, Masks]:
+        """Keys (B, M) int32 and masks of clips with the numbers ``clips``, (B,) int64, on their device."""
+        keys = clone_keys(seed, epoch, clips, self.settings.clone_batch)
+        return keys, choose(MASKINGS, self.settings.masking, "model.masking")(self.settings, self.grid, keys, None)
+
+
+def looks_at_signal(masking: Callable[..., Masks]) -> bool:
+    """Whether a choice needs the filterbank: one that does not gives that argument a default."""
+    return list(inspect.signature(masking).parameters.values())[-1].default is inspect.Parameter.empty
 
 
 def keep(count: int, order: Tensor, first: Tensor | None = None) -> Masks:

@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from . import learning
 from .encoder import Encoder
 from .masking import Masks
+from .rows import take_rows
 from .settings import TeacherSettings
 
 Targets = dict[str, Tensor]
@@ -48,15 +50,30 @@ def averaged_targets(outputs: Sequence[Tensor], eps: float = 1e-5) -> Tensor:
 
 
 class AveragedFeedForward(nn.Module):
-    """EAT's: ``frame``, all blocks' feed-forward outputs averaged; ``utterance``, the mean of that over patches."""
+    """EAT's: ``frame``, all blocks' feed-forward outputs averaged; ``utterance``, the mean of that over patches.
+
+    The utterance target can be that of the last ``utterance_blocks`` blocks alone.
+    """
 
     def __init__(self, settings: TeacherSettings) -> None:
         super().__init__()
+        self.utterance_blocks = settings.utterance_blocks
 
-    def forward(self, encoder: Encoder, filterbank: Tensor) -> Targets:
-        """(B, 1, frames, mel bins), unmasked, to ``frame`` (B, N, D) and ``utterance`` (B, D), float32."""
-        frame = averaged_targets(encoder(filterbank, collect=True).feed_forward)
-        return {"frame": frame, "utterance": frame.mean(dim=1)}
+    def forward(self, encoder: Encoder, filterbank: Tensor, visible: Tensor | None = None) -> Targets:
+        """What the teacher makes of clips.
+
+        Args:
+            encoder: the teacher's.
+            filterbank: (B, 1, frames, mel bins).
+            visible: (B, 1, K) the patches that the teacher is given; None gives it all N.
+
+        Returns:
+            ``frame`` (B, K or N, D) and ``utterance`` (B, D), float32.
+        """
+        outputs = encoder(filterbank, visible, collect=True).feed_forward
+        frame = averaged_targets(outputs)
+        last = averaged_targets(outputs[-self.utterance_blocks :]) if self.utterance_blocks else frame
+        return {"frame": frame, "utterance": last.mean(dim=1)}
 
 
 class BlockOutputs(nn.Module):
@@ -93,32 +110,68 @@ class Comparison(NamedTuple):
     """Which patches the rows above are: M clones of each clip, N - K patches a clone."""
     real: Tensor
     """(B, N) which patches hold audio; the others are padding."""
+    counts: Tensor
+    """(B,) which clips count; the others fill holes in the batch."""
 
 
-def mean_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean over rows of e(a, b) = sum over channels of (a - b)^2, divided by sqrt(D): (..., D) twice to a scalar."""
-    return F.mse_loss(a.to(b.dtype), b) * b.shape[-1] ** 0.5
+def mean_distance(a: Tensor, b: Tensor, counts: Tensor) -> Tensor:
+    """Mean over rows of e(a, b) = sum over channels of (a - b)^2, divided by sqrt(D), in the clips that count.
+
+    Args:
+        a: (B * rows, D) or (B, rows, D), as many rows for each clip.
+        b: the same, float32.
+        counts: (B,) which clips count.
+
+    Returns:
+        A scalar; 0 where none counts.
+    """
+    error = F.mse_loss(a.to(b.dtype), b, reduction="none").view(len(counts), -1).mean(dim=1)  # (B,)
+    return torch.where(counts, error, 0.0).sum() / counts.sum().clamp(min=1) * b.shape[-1] ** 0.5
 
 
 def frame_loss(comparison: Comparison) -> Tensor:
     """Mean of e(prediction, target) over every masked patch of every clone."""
-    return mean_distance(comparison.predictions, comparison.masked_targets)
+    return mean_distance(comparison.predictions, comparison.masked_targets, comparison.counts)
 
 
 def utterance_loss(comparison: Comparison) -> Tensor:
     """Mean over clones of e(student's CLS output, the clip's utterance target)."""
     target = comparison.targets["utterance"].unsqueeze(1)
-    return mean_distance(comparison.cls, target.expand_as(comparison.cls))
+    return mean_distance(comparison.cls, target.expand_as(comparison.cls), comparison.counts)
 
 
-TERMS: dict[str, Callable[[Comparison], Tensor]] = {"frame": frame_loss, "utterance": utterance_loss}
+def retention_loss(comparison: Comparison) -> Tensor:
+    """Mean of e(prediction, retention target) over the masked patches of mixtures, the second half of the batch.
+
+    Raises:
+        ConfigError: where there are no mixtures.
+    """
+    if "retention" not in comparison.targets:
+        raise ConfigError(
+            "the loss term 'retention' is about mixtures of clips; set model.mixtures=true, or "
+            "criterion.weights.retention=0."
+        )
+    target = comparison.targets["retention"]  # (B, N, D)
+    wanted = take_rows(target, comparison.masks.masked[len(target) :].flatten(1)).flatten(0, 1)
+    return mean_distance(comparison.predictions[-len(wanted) :], wanted, comparison.counts[-len(target) :])
+
+
+TERMS: dict[str, Callable[[Comparison], Tensor]] = {
+    "frame": frame_loss,
+    "utterance": utterance_loss,
+    "retention": retention_loss,
+}
 """Loss terms; logged as ``{name}_loss``."""
 
 
-def moments(x: Tensor) -> Tensor:
-    """Number of rows, sums and sums of squares of (P, D), as (1 + 2 D) float32 numbers that add up over devices."""
+def moments(x: Tensor, counts: Tensor) -> Tensor:
+    """Number of rows, sums and sums of squares of (P, D), as (1 + 2 D) float32 numbers that add up over devices.
+
+    ``counts``, (B,), has which clips count, each of which has as many of the rows.
+    """
     x = x.detach().float()
-    return torch.cat([x.new_full((1,), len(x)), x.sum(dim=0), x.square().sum(dim=0)])
+    weight = counts.float().repeat_interleave(len(x) // len(counts), output_size=len(x))
+    return torch.cat([weight.sum()[None], weight @ x, weight @ x.square()])
 
 
 def standard_deviation(sums: Tensor) -> Tensor:
@@ -163,8 +216,10 @@ def positions(comparison: Comparison, name: str) -> tuple[Tensor, Tensor]:
 
 
 WATCHED: dict[str, Watched] = {
-    "predictions": Watched(lambda c: moments(c.predictions), lambda s: {"prediction_std": standard_deviation(s)}),
-    "targets": Watched(lambda c: moments(c.masked_targets), lambda s: {"target_std": standard_deviation(s)}),
+    "predictions": Watched(
+        lambda c: moments(c.predictions, c.counts), lambda s: {"prediction_std": standard_deviation(s)}
+    ),
+    "targets": Watched(lambda c: moments(c.masked_targets, c.counts), lambda s: {"target_std": standard_deviation(s)}),
     "frame": Watched(_frame_sums, learning.frame_figures),
     "utterance": Watched(_utterance_sums, learning.utterance_figures),
 }

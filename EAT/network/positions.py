@@ -68,6 +68,11 @@ class Positions(nn.Module):
             self.table = exact.to(self.table.device)
         return self
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Add positions: (B, N, D) to (B, N, D), in the patches' precision."""
-        return patches + self.table[:, : patches.shape[1]].to(patches.dtype)
+    def forward(self, patches: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Add positions: (B, N, D) to (B, N, D), in the patches' precision.
+
+        With ``visible``, (B, M, K) indices, the patches (B, M * K, D) are those alone.
+        """
+        if visible is None:
+            return patches + self.table[:, : patches.shape[1]].to(patches.dtype)
+        return patches + self.table[0][visible.flatten(1)].to(patches.dtype)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .acceleration import accelerate
+from .compilation import Compiled
 from .decoder import DECODERS
 from .encoder import Encoder
-from .masking import MASKINGS, Masks
+from .masking import MASKINGS, Drawing, Masks, looks_at_signal
 from .objective import TARGETS, TERMS, WATCHED, Comparison, Targets
 from .patches import real_patches
 from .random import clone_keys
@@ -36,11 +37,13 @@ class Batch(NamedTuple):
     filterbank: Tensor
     """(B, 1, frames, mel bins) normalised, in the student's precision."""
     frames: Tensor
-    """(B,) int64: how many of each clip's frames hold audio; the others are padding."""
+    """(B,) int64: how many of each clip's frames hold audio and are no padding; 0: a hole, which does not count."""
     masks: Masks
     """Visible and masked patches of each clip's M clones."""
     keys: Tensor
     """(B, M) int32: what random numbers of a clone follow from."""
+    mixed: Tensor | None = None
+    """(C,) int64: the columns in which the batch's second half are mixtures; None where it has no mixtures."""
 
 
 class Student(NamedTuple):
@@ -75,34 +78,59 @@ class Pretraining(nn.Module):
         self.decoder = choose(DECODERS, settings.decoder, "model.decoder")(settings)
         self.targets = choose(TARGETS, settings.targets, "model.targets")(settings)
         self.teacher = Teacher(self.encoder, settings)
+        self._compiled: Compiled | None = None
         accelerate(self)
         accelerate(self.teacher.encoder)
 
     def draw(
-        self, filterbank: Tensor, clips: Sequence[int], frames: Tensor | None = None, *, seed: int, epoch: int
+        self,
+        filterbank: Tensor,
+        clips: Sequence[int] | Tensor,
+        frames: Tensor | None = None,
+        *,
+        seed: int,
+        epoch: int,
+        drawn: tuple[Tensor, Masks] | None = None,
     ) -> Batch:
         """Draw the masks of a batch.
 
         Args:
             filterbank: (B, 1, frames, mel bins) normalised, frames a multiple of the patch size; any float type.
             clips: B numbers that identify the clips; from them, ``seed`` and ``epoch`` all random numbers follow.
-            frames: (B,) how many of each clip's frames hold audio; None: all.
+            frames: (B,) how many of each clip's frames hold audio, 0 for a hole that counts for nothing; None: all.
             seed: of the run.
             epoch: of the run.
+            drawn: keys and masks that :meth:`drawing` gave already.
 
         Raises:
             ConfigError: for a length that the encoder cannot have, or masks that leave nothing visible or masked.
         """
         device, length = filterbank.device, filterbank.shape[2]
-        keys = clone_keys(seed, epoch, torch.tensor(clips, device=device), self.settings.clone_batch)
-        masks = self.masking(self.settings, self.encoder.grid(length), keys, filterbank)
+        if drawn is None:
+            keys = clone_keys(seed, epoch, torch.as_tensor(clips, device=device), self.settings.clone_batch)
+            drawn = keys, self.masking(self.settings, self.encoder.grid(length), keys, filterbank)
+        keys, masks = drawn
         if frames is None:
             frames = torch.full((len(filterbank),), length, device=device)
         return Batch(filterbank.to(self.encoder.cls_token.dtype), frames, masks, keys)
 
-    def forward(self, batch: Batch, terms: Sequence[str] = tuple(TERMS)) -> Outcome:
+    def drawing(self, frames: int) -> Drawing | None:
+        """What draws the masks of clips of so many frames where batches are made; None where they need the signal."""
+        return None if looks_at_signal(self.masking) else Drawing(self.settings, self.encoder.grid(frames))
+
+    def forward(self, batch: Batch, terms: Sequence[str] = ("frame", "utterance")) -> Outcome:
         """Compute the terms of the objective that are asked for, and the watched quantities."""
-        targets = self.teach(batch)
+        training = self.training and torch.is_grad_enabled()  # validation's batches are of many sizes
+        return (self._compiled or self.compute if training else self.compute)(batch, tuple(terms))
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether :meth:`compile` was called and then could not compile."""
+        return self._compiled is not None and self._compiled.fell_back
+
+    def compute(self, batch: Batch, terms: Sequence[str]) -> Outcome:
+        """:meth:`forward`, not compiled: operations on tensors alone."""
+        targets = self.teach(batch, terms)
         student = self.study(batch)
         comparison = self.compare(batch, student, targets)
         return Outcome(
@@ -111,43 +139,48 @@ class Pretraining(nn.Module):
         )
 
     @torch.no_grad()
-    def teach(self, batch: Batch) -> Targets:
-        """The teacher's targets for the unmasked clips, by name, in float32."""
+    def teach(self, batch: Batch, terms: Sequence[str] = ()) -> Targets:
+        """The teacher's targets for the unmasked clips, by name, in float32; ``terms`` are those that need them."""
         return self.targets(self.teacher.encoder, batch.filterbank)
 
     def study(self, batch: Batch) -> Student:
         """The student encodes the visible patches of every clone and predicts the masked ones."""
         tokens = self.encoder(batch.filterbank, batch.masks.visible).tokens  # (B * M, 1 + K, D)
-        grid = self.encoder.grid(batch.filterbank.shape[2])
-        predictions = self.decoder(tokens[:, 1:], batch.masks, batch.keys, grid)
-        return Student(tokens[:, 0].view(*batch.keys.shape, -1), predictions)
+        cls, patches = tokens.split([1, tokens.shape[1] - 1], dim=1)  # whose gradients are joined in one copy
+        predictions = self.decoder(patches, batch.masks, batch.keys, self.encoder.grid(batch.filterbank.shape[2]))
+        return Student(cls.reshape(*batch.keys.shape, -1), predictions)
 
     def compare(self, batch: Batch, student: Student, targets: Targets) -> Comparison:
         """Lay the student's predictions beside the targets of the patches that they predict."""
         masked = take_rows(targets["frame"], batch.masks.masked.flatten(1))  # (B, M * (N - K), D)
         real = real_patches(batch.frames, self.encoder.grid(batch.filterbank.shape[2]), self.settings.patch_size)
         return Comparison(
-            student.predictions.flatten(0, 1), masked.flatten(0, 1), student.cls, targets, batch.masks, real
-        )
+            student.predictions.flatten(0, 1), masked.flatten(0, 1), student.cls, targets, batch.masks, real,
+            batch.frames > 0,
+        )  # fmt: skip
 
-    def update_teacher(self, update: int, masters: dict[str, Tensor] | None = None) -> float:
+    def update_teacher(self, update: int, masters: dict[str, Tensor] | None = None, bad: Tensor | None = None) -> float:
         """Move the teacher after optimiser update number ``update`` (from 1); returns the decay used.
 
         Args:
             update: number of the optimiser update just made.
             masters: float32 student parameters by name, where the optimiser keeps them apart from the model's own.
+            bad: a number on the device; where it is 1 and not 0 the teacher stays as it is.
         """
         student = masters if masters is not None else dict(self.named_parameters())
         prefix = "encoder."
         return self.teacher.update(
-            {name[len(prefix) :]: value for name, value in student.items() if name.startswith(prefix)}, update
+            {name[len(prefix) :]: value for name, value in student.items() if name.startswith(prefix)}, update, bad
         )
 
-    def compile_blocks(self) -> None:
-        """Compile the Transformer blocks of student and teacher and the decoder's with ``torch.compile``, in place.
+    def compile(self, backend: str = "inductor", **options: Any) -> None:  # type: ignore[override]
+        """Compile :meth:`compute`, student, teacher, decoder and losses, into one graph with ``torch.compile``.
 
-        Blocks rather than the whole, because all blocks of a kind then share one compilation. Names in
-        ``state_dict`` stay. Shapes are static: every batch is of one size, but perhaps an epoch's last.
+        Shapes are static, which batches with holes allow. Training alone runs compiled.
+
+        Args:
+            backend: of ``torch.compile``.
+            options: for ``torch.compile``, such as ``mode``.
 
         Raises:
             ConfigError: on a CPU where there is no C++ compiler.
@@ -157,8 +190,7 @@ class Pretraining(nn.Module):
                 "model.compile needs a C++ compiler on a CPU, and none was found; install g++, name yours in the "
                 "environment variable CXX, or set model.compile=false."
             )
-        for module in (*self.encoder.blocks, *self.teacher.encoder.blocks, *getattr(self.decoder, "blocks", ())):
-            module.compile(dynamic=False)
+        self._compiled = Compiled(self.compute, self.settings.compile_or_stop, backend=backend, **options)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)

@@ -23,6 +23,8 @@ _MULTIPLIER_2 = _as_int32(0x846CA68B)
 _STRIDE = _as_int32(0x9E3779B9)
 _NOISE = _as_int32(0xA511E9B3)
 """Sets the keys of noise apart from those of masks."""
+_VIEW = _as_int32(0xC2B2AE35)
+"""Sets the keys of a clip's second view apart from those of the clip."""
 
 
 def scramble(x: Tensor) -> Tensor:
@@ -51,6 +53,31 @@ def clone_keys(seed: int, epoch: int, clips: Tensor, clones: int) -> Tensor:
     for word in (torch.full_like(key, _as_int32(epoch)), clips.to(torch.int32), (clips >> 32).to(torch.int32)):
         key = scramble(key * _STRIDE + word + 1)
     return scramble(key.unsqueeze(1) * _STRIDE + clone + 1)
+
+
+def second_view(keys: Tensor) -> Tensor:
+    """Keys for a second view of the same clones, such as a mixture: (...) int32 to (...) int32."""
+    return scramble(keys ^ _VIEW)
+
+
+def batch_key(seed: int, epoch: int, clips: Tensor) -> Tensor:
+    """One key for a whole batch: it follows from (seed, epoch) and the clips in their order.
+
+    Args:
+        seed: of the run.
+        epoch: of the run.
+        clips: (B,) int64, the clips' numbers.
+
+    Returns:
+        () int32, on the device of ``clips``.
+    """
+    place = torch.arange(1, len(clips) + 1, dtype=torch.int32, device=clips.device) * _STRIDE
+    return scramble(scramble(clone_keys(seed, epoch, clips, 1)[:, 0] + place).sum(dtype=torch.int32))
+
+
+def below(drawn: Tensor, count: Tensor | int) -> Tensor:
+    """Whole numbers below ``count``, all as likely, from words: (...) int32 to (...) int64."""
+    return ((drawn.long() & 0xFFFFFFFF) * count) >> 32
 
 
 def words(keys: Tensor, count: int) -> Tensor:

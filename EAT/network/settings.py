@@ -12,9 +12,13 @@ N = T * F patches.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Any, Self, TypeVar, get_type_hints
+from functools import lru_cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 from ..errors import ConfigError
 
@@ -36,6 +40,41 @@ def choose(table: Mapping[str, Choice], name: str, key: str) -> Choice:
     return table[name]
 
 
+KINDS: dict[type, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+}
+"""What a field of these types may hold, and what that is called."""
+
+
+@lru_cache
+def _types(kind: Any) -> dict[str, type]:
+    """The fields of a dataclass that are of one of :data:`KINDS`, or that or None."""
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        kinds = [one for one in get_args(hint) if one is not NoneType] if isinstance(hint, UnionType) else [hint]
+        if len(kinds) == 1 and kinds[0] in KINDS:
+            found[name] = kinds[0]
+    return found
+
+
+def check_types(kind: type, values: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a value is not of the type that a dataclass' field of its name has."""
+    types = _types(kind)
+    for name, value in values.items():
+        if name in types and value is not None:
+            check_type(name, value, types[name])
+
+
+def check_type(name: str, value: Any, kind: type) -> None:
+    """Raise ConfigError unless ``value`` is of a type of :data:`KINDS`; a whole number is a number, a truth is none."""
+    allowed, called = KINDS[kind]
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{name} is {reprlib.repr(value)}; it must be {called}.")
+
+
 class Settings:
     """Base of the parts: ``check`` of every part runs when an object is made."""
 
@@ -49,9 +88,19 @@ class Settings:
 
     @classmethod
     def take(cls, given: Mapping[str, Any]) -> Self:
-        """The settings among ``given``, which may hold others; what is missing or None has its default."""
+        """The settings among ``given``, which may hold others; what is missing or None has its default.
+
+        Raises:
+            ConfigError: for one of another type, as a damaged checkpoint may state it, or that cannot work.
+        """
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-        return cls(**{name: given[name] for name in names if given.get(name) is not None})
+        taken = {name: given[name] for name in names if given.get(name) is not None}
+        check_types(cls, taken)
+        return cls(**taken)
+
+
+LARGEST = {"embed_dim": 8192, "depth": 512, "num_heads": 1024, "patch_size": 1024, "mel_bins": 2048}
+"""What no encoder here exceeds, so that whoever states more is told before memory is asked for."""
 
 
 @dataclass
@@ -78,9 +127,9 @@ class EncoderSettings(Settings):
 
     def check(self) -> None:
         """Sizes that a Transformer can have."""
-        for name in ("embed_dim", "depth", "num_heads", "patch_size", "mel_bins"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name, most in LARGEST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must lie between 1 and {most:,}.")
         if self.embed_dim % self.num_heads:
             raise ConfigError(
                 f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}; change one of them."
@@ -95,8 +144,15 @@ class EncoderSettings(Settings):
             raise ConfigError(f"mel_bins {self.mel_bins} is not divisible by patch_size {self.patch_size}.")
         if not 0.0 <= self.drop_path < 1.0:
             raise ConfigError(f"drop_path is {self.drop_path}; it must lie in [0, 1).")
-        if not 1.0 <= self.embed_dim * self.mlp_ratio < math.inf:
-            raise ConfigError(f"mlp_ratio is {self.mlp_ratio}; it must be a positive number.")
+        if not 1.0 <= self.embed_dim * self.mlp_ratio < 2**31:
+            raise ConfigError(f"mlp_ratio is {self.mlp_ratio}; it must be a positive number, such as 4.")
+        if not 0.0 <= self.norm_eps < 1.0:
+            raise ConfigError(f"norm_eps is {self.norm_eps}; it must lie in [0, 1).")
+        if self.time_patches * (self.mel_bins // self.patch_size) * self.embed_dim > 2**27:
+            raise ConfigError(
+                f"mel_bins {self.mel_bins} in patches of {self.patch_size} and width {self.embed_dim} make a position "
+                "table of more than 2^27 numbers."
+            )
 
 
 SIZES = tuple(f.name for f in fields(EncoderSettings) if f.metadata.get("size"))
@@ -152,6 +208,9 @@ class DecoderSettings(Settings):
 
     def check(self) -> None:
         """A decoder that can be built."""
+        for name, most in (("decoder_layers", 512), ("decoder_kernel", 1023), ("decoder_width", 16384)):
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at most {most:,}.")
         if self.decoder_layers < 1 or self.decoder_kernel < 1 or self.decoder_kernel % 2 == 0:
             raise ConfigError(
                 f"a decoder of {self.decoder_layers} layers with kernel {self.decoder_kernel} cannot be built: "
@@ -179,13 +238,16 @@ class TeacherSettings(Settings):
     """The moving average, and what is made of its outputs (method section 5)."""
 
     targets: str = setting("averaged_feed_forward", "what the student predicts")
+    utterance_blocks: int = setting(0, "last blocks that the utterance target is made of; 0: all, SSLAM has 1")
     ema_schedule: str = setting("linear", "how the teacher's decay moves from ema_decay to ema_end_decay")
     ema_decay: float = setting(0.9998, "the teacher's decay at the first update")
     ema_end_decay: float = setting(0.99999, "the teacher's decay after annealing")
     ema_anneal_updates: int = setting(100_000, "updates over which the decay grows")
 
     def check(self) -> None:
-        """Decays in order."""
+        """Decays in order, a number of blocks."""
+        if self.utterance_blocks < 0:
+            raise ConfigError(f"utterance_blocks is {self.utterance_blocks}; it is a number of blocks, 0 for all.")
         if not 0.0 <= self.ema_decay <= self.ema_end_decay <= 1.0:
             raise ConfigError(
                 f"the teacher's decay runs from {self.ema_decay} to {self.ema_end_decay}; "
@@ -194,16 +256,33 @@ class TeacherSettings(Settings):
 
 
 @dataclass
-class PretrainingSettings(TeacherSettings, DecoderSettings, MaskSettings, EncoderSettings):
+class MixtureSettings(Settings):
+    """Mixtures of clips beside the clips (SSLAM's second stage)."""
+
+    mixtures: bool = setting(False, "whether each clip is also seen mixed with the one before it in the batch")
+    foreign_padding: bool = setting(
+        True,
+        "whether a neighbour's padding is mixed in: it is louder than most sound and then takes the place of the "
+        "quieter part of a clip, in the published runs too",
+    )
+
+
+@dataclass
+class PretrainingSettings(MixtureSettings, TeacherSettings, DecoderSettings, MaskSettings, EncoderSettings):
     """Everything that the pre-training network is made of."""
 
     clone_batch: int = setting(16, "masked clones of each clip, which one teacher pass serves")
     compile: bool = setting(False, "compile with torch.compile; on a CPU this needs a C++ compiler")
+    compile_or_stop: bool = setting(False, "end a run that cannot be compiled, rather than say so and go on without")
 
     def check(self) -> None:
-        """At least one clone."""
+        """At least one clone, and no more blocks asked for than there are."""
         if self.clone_batch < 1:
             raise ConfigError(f"clone_batch is {self.clone_batch}; at least one clone per clip is needed.")
+        if self.utterance_blocks > self.depth:
+            raise ConfigError(
+                f"utterance_blocks is {self.utterance_blocks}, but the model has {self.depth} blocks; 0 takes all."
+            )
 
 
 POOLINGS = ("cls", "mean", "linear_softmax")
@@ -229,6 +308,8 @@ class HeadSettings(Settings):
             raise ConfigError(f"model.head_dropout is {self.head_dropout}; it must lie in [0, 1).")
         if self.num_classes is not None and self.num_classes < 1:
             raise ConfigError(f"num_classes is {self.num_classes}; it must be at least 1.")
+        if not 0.0 <= self.head_norm_eps < 1.0:
+            raise ConfigError(f"head_norm_eps is {self.head_norm_eps}; it must lie in [0, 1).")
         if self.pooling not in POOLINGS:
             raise ConfigError(f"pooling is {self.pooling!r}; it must be one of {', '.join(POOLINGS)}.")
 
@@ -266,11 +347,14 @@ class FineTuningSettings(HeadSettings, _Undecided):
 
     model_path: str | None = setting(
         None,
-        "checkpoint to start from: one of ours, a published fairseq one, or a published Hugging Face folder; "
-        "null trains from scratch",
+        "checkpoint to start from: one of ours, a published fairseq one, a published Hugging Face folder, or a "
+        "name, see EAT.weights; null trains from scratch",
     )
     weights: str = setting("student", "which encoder of model_path: 'student' or 'teacher'")
     freeze_encoder: bool = setting(False, "train the head alone")
+    frozen_drop_path: bool = setting(
+        False, "whether DropPath acts in a frozen encoder too, as in SSLAM's published linear evaluation"
+    )
     layer_decay: float = setting(1.0, "learning rate of block i of L is scaled by layer_decay^(L - i)")
     layer_decay_input: bool = setting(False, "that of patches and CLS by layer_decay^(L + 1), as BAT has it, not by 1")
 

@@ -68,7 +68,7 @@ class Teacher:
         self._tie()
 
     @torch.no_grad()
-    def update(self, student: Mapping[str, Tensor], update: int) -> float:
+    def update(self, student: Mapping[str, Tensor], update: int, bad: Tensor | None = None) -> float:
         """Move the average towards the student after optimiser update number ``update`` (from 1).
 
         average <- d * average + (1 - d) * student, in float32, one multi-tensor operation.
@@ -77,6 +77,7 @@ class Teacher:
             student: the student's encoder parameters by name; half-precision ones are widened, so pass the
                 optimiser's float32 masters where it keeps them.
             update: number of the update just made.
+            bad: a number on the device; where it is 1 and not 0 the average stays as it is. None: it moves.
 
         Returns:
             The decay d that was used.
@@ -84,7 +85,14 @@ class Teacher:
         decay = self.decay(update)
         averages = list(self.average.values())
         sources = [student[name].detach().float() for name in self.average]
-        torch._foreach_lerp_(averages, sources, 1.0 - decay)
+        if bad is None:
+            torch._foreach_lerp_(averages, sources, 1.0 - decay)
+        else:
+            # SGD with a weight decay of -1 and a rate of -(1 - d): the same average, in a kernel that looks at ``bad``.
+            torch._fused_sgd_(
+                averages, sources, [], weight_decay=-1.0, momentum=0.0, lr=decay - 1.0, dampening=0.0, nesterov=False,
+                maximize=False, is_first_step=False, grad_scale=None, found_inf=bad,
+            )  # fmt: skip
         if self.encoder.cls_token.dtype != torch.float32:
             torch._foreach_copy_([p.data for p in self.encoder.parameters()], averages)
         return decay

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ class Embeddings(NamedTuple):
     """Of each clip; empty where there are none."""
     multi_label: int
     """Clips that have more than one label, of which the first is taken."""
+    names: Sequence[str] = ()
+    """Of each clip: in the manifest, or its file's below the folder without the ending."""
 
 
 def read_embeddings(folder: str | Path, manifest: str | Path | None = None) -> Embeddings:
@@ -45,14 +48,16 @@ def read_embeddings(folder: str | Path, manifest: str | Path | None = None) -> E
     with_more = 0
     if manifest is None:
         files = sorted(root.rglob("*.npy"))
-        labels = [file.parent.relative_to(root).parts[:1] for file in files]
-        names = [label[0] if label else "" for label in labels]
+        folders = [file.parent.relative_to(root).parts[:1] for file in files]
+        labels = [folder[0] if folder else "" for folder in folders]
+        names = [str(file.relative_to(root).with_suffix("")) for file in files]
     else:
         listed = Manifest(manifest)
-        files = [_vector_file(root, listed.name(index)) for index in range(len(listed))]
+        names = [listed.name(index) for index in range(len(listed))]
+        files = [_vector_file(root, name) for name in names]
         descriptors = read_descriptors(Path(manifest).parent / DESCRIPTORS)
         truth = read_lbl(Path(manifest).with_suffix(".lbl"), listed, descriptors)
-        names = [descriptors[classes[0]].display for classes in truth]
+        labels = [descriptors[classes[0]].display for classes in truth]
         with_more = sum(len(classes) > 1 for classes in truth)
     if len(files) < 3:
         raise DataError(f"{folder} holds {len(files)} .npy files; a map needs at least three clips.")
@@ -60,7 +65,7 @@ def read_embeddings(folder: str | Path, manifest: str | Path | None = None) -> E
     for file, vector in zip(files, vectors, strict=True):
         if vector.shape != vectors[0].shape:
             raise DataError(f"{file} has {len(vector)} values and {files[0]} has {len(vectors[0])}; extract them anew.")
-    return Embeddings(np.stack(vectors), names if any(names) else [], with_more)
+    return Embeddings(np.stack(vectors), labels if any(labels) else [], with_more, names)
 
 
 def _vector_file(root: Path, name: str) -> Path:
@@ -72,16 +77,18 @@ def _vector_file(root: Path, name: str) -> Path:
 
 def _read_vector(path: Path) -> Array:
     try:
-        vector = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        vector = np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # a map claims no memory that is not there
+    except (OSError, ValueError, EOFError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
     if vector.ndim != 1 or not np.issubdtype(vector.dtype, np.floating):
         raise DataError(f"{path} has shape {vector.shape}; extract features with --granularity utterance.")
+    if not len(vector) or not np.isfinite(vector).all():
+        raise DataError(f"{path} holds {'no numbers' if not len(vector) else 'NaN or infinity'}; extract it anew.")
     as_float: Array = vector.astype(np.float32)
     return as_float
 
 
-def _positions(vectors: Array, method: str, seed: int) -> tuple[Array, tuple[str, str], str]:
+def positions(vectors: Array, method: str, seed: int) -> tuple[Array, tuple[str, str], str]:
     """Each clip's position in the plane, what the axes are called, and what the picture is called."""
     if method == "pca":
         positions = principal_components(vectors, 2)
@@ -112,10 +119,10 @@ def draw_map(embeddings: Embeddings, method: str = "pca", seed: int = 1, title: 
         ConfigError: where scikit-learn is needed and not installed.
         DataError: for vectors that are all the same.
     """
-    positions, names, how = _positions(embeddings.vectors, method, seed)
+    places, names, how = positions(embeddings.vectors, method, seed)
     figure = new_figure(8.2 if embeddings.labels else 6.4, 5.6)
     axes = figure.subplots()
-    labels = embeddings.labels or [""] * len(positions)
+    labels = embeddings.labels or [""] * len(places)
     frequent = [label for label, _ in Counter(labels).most_common(len(PALETTE))]
     for label, colour in zip([None, *frequent], [OTHERS, *PALETTE], strict=False):
         chosen = [index for index, own in enumerate(labels) if own == label or (label is None and own not in frequent)]
@@ -123,11 +130,12 @@ def draw_map(embeddings: Embeddings, method: str = "pca", seed: int = 1, title: 
             continue
         name = f"{'others' if label is None else label or 'no label'} ({len(chosen)})"
         axes.scatter(
-            *positions[chosen].T, s=_size(len(positions)), color=colour, edgecolor="white", linewidth=0.6, alpha=0.9,
+            *places[chosen].T, s=_size(len(places)), color=colour, edgecolor="white", linewidth=0.6, alpha=0.9,
             label=name if embeddings.labels else None,
         )  # fmt: skip
     axes.set(title=f"{title or 'Clips'} by {how}", xlabel=names[0], ylabel=names[1])
     axes.margins(0.06)
+    axes.set_aspect("equal", adjustable="datalim")  # near is near in every direction
     axes.grid(method == "pca")
     if method != "pca":  # its axes mean nothing
         axes.set(xticks=[], yticks=[])

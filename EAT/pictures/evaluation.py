@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..inference.evaluation import Evaluation
+from .fonts import use_fonts_for_every_script
 from .style import BLUE, INK, MUTED, PALE, PALETTE, new_figure, shorten, styled
 
 MOST_BARS = 60
@@ -19,14 +18,10 @@ MOST_LINES = 8
 """Classes up to which each gets its own precision-recall curve."""
 
 
-def data_uri(kind: str, content: bytes) -> str:
-    """A file as an address that holds it."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
 def as_svg(figure: Any) -> bytes:
     """A figure as a file."""
     content = io.BytesIO()
+    use_fonts_for_every_script(figure, keeps_text=True)
     figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     return content.getvalue()
 
@@ -113,12 +108,3 @@ def precision_recall(evaluation: Evaluation) -> bytes:
     axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     return as_svg(canvas)
-
-
-def flac(waveform: torch.Tensor, rate: int) -> bytes:
-    """A waveform as a FLAC file."""
-    import soundfile
-
-    content = io.BytesIO()
-    soundfile.write(content, waveform.clamp(-1, 1).numpy(), rate, format="FLAC", subtype="PCM_16")
-    return content.getvalue()

@@ -16,27 +16,37 @@ from .style import BLUE, GRID, INK, MUTED, PAPER, bare, new_figure, save, shorte
 CLASSES = 10
 
 
-@styled
 def draw(prediction: Prediction, labels: Sequence[Label], path: str, classes: int = CLASSES) -> None:
-    """Draw a prediction into an image file; its ending (.png, .svg, .pdf) says which kind.
-
-    Args:
-        prediction: of a recording that can still be read.
-        labels: the classes.
-        path: the image.
-        classes: how many are shown.
+    """:func:`draw_prediction` into an image file; its ending (.png, .svg, .pdf) says which kind.
 
     Raises:
         ConfigError: where matplotlib is not installed, or knows no such kind of file.
         DataError: where the recording cannot be read or the image not written.
     """
-    mel = recording_mel(prediction.source)
+    save(draw_prediction(prediction, labels, classes), path)
+
+
+@styled
+def draw_prediction(prediction: Prediction, labels: Sequence[Label], classes: int = CLASSES) -> Any:
+    """A recording's spectrogram, and below it the most active classes: over time, or of a short one as bars.
+
+    Args:
+        prediction: of a recording that can still be read.
+        labels: the classes.
+        classes: how many are shown.
+
+    Raises:
+        ConfigError: where matplotlib is not installed.
+        DataError: where the recording cannot be read.
+    """
+    mel, seconds = recording_mel(prediction.source)
     peaks = np.max([w.scores.numpy() for w in prediction.timeline] or [prediction.scores], axis=0)
     shown = best(peaks, min(classes, len(labels)))
     figure = new_figure(11, 3.1 + 0.3 * len(shown))
     upper, lower = figure.subplots(2, 1, height_ratios=[2.4, 0.3 * len(shown) + 0.4])
     upper.set_title(os.path.basename(prediction.source))
-    draw_mel(upper, mel, prediction.duration)
+    draw_mel(upper, mel, seconds)
+    upper.set_xlim(0, prediction.duration)
     names = [shorten(labels[index].display, 32) for index in shown]
     if prediction.timeline:
         _draw_timeline(figure, lower, prediction, shown, names)
@@ -45,7 +55,7 @@ def draw(prediction: Prediction, labels: Sequence[Label], path: str, classes: in
     else:
         _draw_bars(lower, prediction, shown, names)
         time_axis(upper, prediction.duration)
-    save(figure, path)
+    return figure
 
 
 def _draw_timeline(figure: Any, axes: Any, prediction: Prediction, shown: Sequence[int], names: Sequence[str]) -> None:

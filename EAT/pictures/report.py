@@ -15,51 +15,27 @@ from ..files import replacing
 from ..inference.evaluation import Evaluation
 from ..inference.evaluation_tables import CONFUSED, Row, class_rows, left_out, mistakes, summary
 from ..inference.metrics import MultiLabelMetrics
-from .evaluation import bars, confusion_picture, data_uri, flac, precision_recall
+from .evaluation import bars, confusion_picture, precision_recall
+from .listening import SOUNDS, listen_section, silence
+from .pages import data_uri, page
+from .report_clips import PREDICTIONS, clip_data, confusions
+from .sounds import clip_mp3, clip_sounds
 from .spectrogram import as_png, clip_mel
 
 WORST_CLIPS = 12
-PREDICTIONS = 3
+MOST_PAIRS = 500
+"""Pairs of classes that are listed, the most frequent ones."""
 HEADINGS = {"display": "class"}
 
-STYLE = """
-:root { --ink: #1f2933; --muted: #616e7c; --line: #e4e7eb; --blue: #2f6fde; --orange: #e8743b; --green: #2a9d8f; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f5f7fa; color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 32px 24px 64px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 0 0 4px; }
-p { margin: 4px 0 12px; color: var(--muted); } p b { color: var(--ink); }
-section { background: #fff; border: 1px solid var(--line); border-radius: 12px; padding: 22px 24px; margin-top: 20px; }
-.numbers { display: flex; flex-wrap: wrap; gap: 14px; margin-top: 20px; }
-.numbers div { background: #fff; border: 1px solid var(--line); border-radius: 12px; padding: 14px 20px; }
-.numbers div { flex: 1 1 150px; }
-.numbers b { display: block; font-size: 30px; line-height: 1.2; font-variant-numeric: tabular-nums; }
-.numbers div:first-child { background: var(--blue); border-color: var(--blue); color: #fff; }
-.numbers span { color: var(--muted); } .numbers div:first-child span { color: #e1ebfd; }
-.picture { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 16px; }
-.clip { border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
-.clip > img { display: block; width: 100%; height: 96px; background: #000; }
-.clip audio { display: block; width: calc(100% - 24px); height: 34px; margin: 10px 12px 0; }
-.clip > div { padding: 8px 14px 14px; }
-.name { font-weight: 600; overflow-wrap: anywhere; }
-.score { display: grid; grid-template-columns: 1fr 92px 40px; gap: 8px; align-items: center; font-size: 13px; }
-.score span:first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.caption { font-size: 12px; color: var(--muted); margin-top: 6px; }
-.bar { background: var(--line); border-radius: 4px; height: 8px; overflow: hidden; }
-.bar i { display: block; height: 100%; background: var(--blue); border-radius: 4px; }
-.right .bar i { background: var(--green); } .wrong .bar i { background: var(--orange); }
-.value { text-align: right; font-variant-numeric: tabular-nums; }
-.table { max-height: 560px; overflow: auto; border: 1px solid var(--line); border-radius: 8px; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th { position: sticky; top: 0; background: #f5f7fa; text-align: left; padding: 8px 12px; z-index: 1; }
-td { padding: 5px 12px; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
-th.value { text-align: right; } td .bar { width: 120px; }
-"""
 
-
-def write_report(folder: Path, evaluation: Evaluation, checkpoint: str) -> Path:
+def write_report(folder: Path, evaluation: Evaluation, checkpoint: str, sounds: int = SOUNDS) -> Path:
     """Write ``report.html`` with everything embedded. Every name in it is escaped.
+
+    Args:
+        folder: where it goes.
+        evaluation: what a model made of a split.
+        checkpoint: what the model is called.
+        sounds: clips whose sound the page holds, those with the gravest mistakes first.
 
     Returns:
         The file.
@@ -70,23 +46,50 @@ def write_report(folder: Path, evaluation: Evaluation, checkpoint: str) -> Path:
     """
     path = folder / "report.html"
     title = f"{evaluation.split}: {evaluation.task} evaluation"
+    order = np.argsort(-mistakes(evaluation), kind="stable")[:sounds]
+    held = clip_sounds({int(row): evaluation.manifest.source(int(evaluation.clips[row])) for row in order})
+    data = clip_data(evaluation, silence(len(held), len(evaluation.clips)))
     parts = [
         f"<h1>{escape(title)}</h1><p>{escape(checkpoint)} on {escape(evaluation.manifest.path)}, "
         f"{len(evaluation.labels):,} classes, {evaluation.front_end.target_length / 100:g} s a clip</p>",
         _numbers(evaluation),
+        listen_section(
+            "Clips to be heard",
+            "Each point is a clip. To the right the model is sure of what it is, at the top of what it is not; above "
+            "the line it is mistaken.",
+            "Clips by the scores of their own and of other classes",
+        ),
+        _confusion_table(evaluation),
         *_pictures(evaluation),
         _worst_clips(evaluation),
         _class_table(evaluation),
     ]
     with replacing(path) as handle:
-        handle.write(
-            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n".encode(
-                "utf-8", "replace"
-            ).decode()
-        )
+        handle.write(page(title, "".join(parts), ("page.css", "report.css", "listen.css"), "listen.js", data, held))
     return path
+
+
+def _confusion_table(evaluation: Evaluation) -> str:
+    names = [escape(label.display) for label in evaluation.labels]
+    pairs = list(confusions(evaluation)[1].items())
+    text = "The class with the highest score among the wrong ones, of clips where it is above one of their own."
+    if not pairs:
+        return _section("What is taken for what", text, "<p>No class is taken for another.</p>")
+    rows = "".join(
+        f'<tr data-pair="{number}"><td>{names[own]}</td><td>{names[other]}</td>'
+        f'<td class="value" data-value="{count}">{count:,}</td></tr>'
+        for number, ((own, other), count) in enumerate(pairs[:MOST_PAIRS])
+    )
+    head = '<tr><th>truth</th><th>taken for</th><th class="value">clips</th></tr>'
+    return _section("What is taken for what", text, _table("confusions", head, rows, 2))
+
+
+def _table(label: str, head: str, rows: str, ordered: int) -> str:
+    """A table in a box that scrolls, in falling order of one of its columns."""
+    return (
+        f'<div class="table" tabindex="0" role="region" aria-label="{label}"><table data-sorted="{ordered}">'
+        f"<thead>{head}</thead><tbody>{rows}</tbody></table></div>"
+    )
 
 
 def _section(title: str, text: str, content: str) -> str:
@@ -143,17 +146,16 @@ def _clip_card(evaluation: Evaluation, row: int) -> str:
     clip = int(evaluation.clips[row])
     media = ""
     try:
-        waveform = read_audio(
-            evaluation.manifest.source(clip), evaluation.front_end.samples, **evaluation.front_end.reading()
-        )
-    except DataError:  # it was read a moment ago; the report does without its sound
-        waveform = None
-    if waveform is not None:
-        sound = data_uri("audio/flac", flac(waveform, evaluation.front_end.sample_rate))
+        source, front_end = evaluation.manifest.source(clip), evaluation.front_end
+        waveform = read_audio(source, front_end.samples, **front_end.reading())
+        sound = data_uri("audio/mpeg", clip_mp3(source, len(waveform) / front_end.sample_rate))
+        picture = as_png(clip_mel(waveform - waveform.mean(), front_end=type(front_end)))
         media = (
-            f'<img src="{data_uri("image/png", as_png(clip_mel(waveform - waveform.mean())))}" alt="spectrogram">'
+            f'<img src="{data_uri("image/png", picture)}" alt="spectrogram">'
             f'<audio controls preload="metadata" src="{sound}"></audio>'
         )
+    except DataError:  # it was read a moment ago; the report does without its sound
+        pass
     truth = set(np.flatnonzero(evaluation.targets[row]).tolist())
     best = np.argsort(-evaluation.scores[row], kind="stable")[:PREDICTIONS].tolist()
     return (
@@ -192,12 +194,12 @@ def _class_table(evaluation: Evaluation) -> str:
     rows.sort(key=lambda row: (math.isnan(row[main]), -row[main], row["index"]))
     numeric = ("clips", "AUC", "precision", main)
     head = "".join(
-        f"<th{' class=value' * (name in numeric)}>{escape(HEADINGS.get(name, name))}</th>{'<th></th>' * (name == main)}"
+        f"<th{' class=value' * (name in numeric)}>{escape(HEADINGS.get(name, name))}</th>{'<td></td>' * (name == main)}"
         for name in _columns(rows)
     )
-    body = "".join(f"<tr>{_class_cells(row, main)}</tr>" for row in rows)
+    body = "".join(f'<tr data-class="{row["index"]}">{_class_cells(row, main)}</tr>' for row in rows)
     text = "All of them, from the best to the worst; the same is in <b>classes.csv</b>."
-    return _section("Classes", text, f'<div class="table"><table><tr>{head}</tr>{body}</table></div>')
+    return _section("Classes", text, _table("classes", f"<tr>{head}</tr>", body, _columns(rows).index(main)))
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
@@ -211,11 +213,8 @@ def _class_cells(row: Row, main: str) -> str:
         if isinstance(value, str):
             cells.append(f"<td>{escape(value)}</td>")
         else:
-            cells.append(f'<td class="value">{value:,}</td>' if name == "clips" else _value_cell(float(value)))
+            text = f"{value:,}" if name == "clips" else _number(float(value))
+            cells.append(f'<td class="value" data-value="{"" if math.isnan(value) else value}">{text}</td>')
         if name == main:
             cells.append(f"<td>{_bar(0.0 if math.isnan(row[main]) else float(row[main]))}</td>")
     return "".join(cells)
-
-
-def _value_cell(value: float) -> str:
-    return f'<td class="value">{_number(value)}</td>'

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import DataError
+from .run_logs import TRAINING, Statistics
 from .style import PALETTE, new_figure, styled
-
-Statistics = Mapping[str, Sequence[float]]
 
 PANELS = {
     "loss": ("Loss", "log"),
@@ -28,6 +27,8 @@ BOOKKEEPING = {
     "nonfinite", "masked_fraction", "ema_decay", "oom",
 }  # fmt: skip
 """What is logged and not drawn."""
+OF_TRAINING = ("clips_per_s", "best_")
+"""How names begin that are not drawn of a validation."""
 
 
 def panels(logged: set[str]) -> dict[str, list[str]]:
@@ -40,29 +41,48 @@ def panels(logged: set[str]) -> dict[str, list[str]]:
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in PANELS else len(order)))
 
 
+class Curve(NamedTuple):
+    """A statistic of one run."""
+
+    run: str
+    split: str
+    """:data:`EAT.pictures.run_logs.TRAINING`, or the split of a validation."""
+    name: str
+    updates: Sequence[float]
+    values: Sequence[float]
+
+
 @styled
-def draw_runs(runs: Mapping[str, Statistics]) -> Any:
-    """Curves of one or several runs over each other.
+def draw_runs(runs: Mapping[str, Mapping[str, Statistics]]) -> Any:
+    """Curves of one or several runs over each other, over the same updates in every panel; validations have dots.
 
     Args:
-        runs: by name, what :func:`EAT.pictures.run_logs.read_run` read.
+        runs: by name, what :func:`EAT.pictures.run_logs.read_log` read.
 
     Raises:
         DataError: where nothing that could be drawn was logged.
     """
-    drawn = panels(set().union(*runs.values()))
+    curves = [
+        Curve(run, split, name, statistics["num_updates"], values)
+        for run, splits in runs.items()
+        for split, statistics in splits.items()
+        for name, values in statistics.items()
+        if split == TRAINING or not name.startswith(OF_TRAINING)
+    ]
+    drawn = panels({curve.name for curve in curves})
     if not drawn:
         raise DataError(f"{', '.join(runs)}: the log holds nothing that could be drawn; let the run make some updates.")
     columns = min(3, len(drawn))
     rows = -(-len(drawn) // columns)
     figure = new_figure(4.2 * columns, 2.9 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
     for axes, (panel, names) in zip(grid, drawn.items(), strict=False):
-        title, scale = PANELS.get(panel, (panel.replace("_", " ").capitalize(), "linear"))
-        _draw_curves(axes, runs, names)
+        title, scale = PANELS.get(panel, (_title(panel), "linear"))
+        _draw_curves(axes, [curve for curve in curves if curve.name in names], list(runs))
         if not all(value > 0 for line in axes.lines for value in line.get_ydata()):
             scale = "linear"  # a term may be negative
         axes.set(title=title, xlabel="update", yscale=scale)
+        axes.tick_params(labelbottom=True)
         axes.grid(True)
         if scale == "log":
             _label_decades(axes)
@@ -73,19 +93,31 @@ def draw_runs(runs: Mapping[str, Statistics]) -> Any:
     return figure
 
 
-def _draw_curves(axes: Any, runs: Mapping[str, Statistics], names: Sequence[str]) -> None:
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _title(name: str) -> str:
+    """A name as people write it; an abbreviation such as mAP stays as it is."""
+    return _words(name).capitalize() if name.islower() else _words(name)
+
+
+def _draw_curves(axes: Any, curves: Sequence[Curve], runs: Sequence[str]) -> None:
     """Several runs: a colour a run, a dash a statistic; one run: a colour a statistic."""
-    dashes = ("-", "--", ":", "-.")
-    for run_index, (run, statistics) in enumerate(runs.items()):
-        for index, name in enumerate(names):
-            if name not in statistics:
-                continue
-            parts = [run] if len(runs) > 1 else []
-            parts += [name.rpartition("_")[0].replace("_", " ")] if len(names) > 1 else []
-            colour = PALETTE[(run_index if len(runs) > 1 else index) % len(PALETTE)]
-            dash = dashes[index % len(dashes)] if len(runs) > 1 else "-"
-            axes.plot(statistics["num_updates"], statistics[name], dash, color=colour, linewidth=1.6,
-                      label=", ".join(parts))  # fmt: skip
+    dashes, several = ("-", "--", ":", "-."), len(runs) > 1
+    names = list(dict.fromkeys(curve.name for curve in curves))
+    kinds = list(dict.fromkeys((curve.name, curve.split) for curve in curves))
+    validated = any(split != TRAINING for _, split in kinds)
+    for curve in curves:
+        kind = kinds.index((curve.name, curve.split))
+        parts = [curve.run] if several else []
+        parts += [_words(curve.name.rpartition("_")[0])] if len(names) > 1 else []
+        parts += ["training" if curve.split == TRAINING else curve.split] if validated else []
+        axes.plot(
+            curve.updates, curve.values, dashes[kind % len(dashes)] if several else "-",
+            color=PALETTE[(runs.index(curve.run) if several else kind) % len(PALETTE)], linewidth=1.6,
+            marker="" if curve.split == TRAINING else "o", markersize=4, label=", ".join(parts),
+        )  # fmt: skip
 
 
 def _label_decades(axes: Any) -> None:

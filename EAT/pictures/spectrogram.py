@@ -30,8 +30,12 @@ def clip_mel(waveform: Tensor, frames: int | None = None, front_end: type[FrontE
     return _fill_empty_bands(front_end(1).spectrogram(waveform[None])[0, :frames].T.numpy().copy(), front_end.least)
 
 
-def recording_mel(source: str, front_end: type[FrontEnd] = FrontEnd) -> Mel:
+def recording_mel(source: str, front_end: type[FrontEnd] = FrontEnd) -> tuple[Mel, float]:
     """The filterbank of a recording of any length, averaged over time to at most ``COLUMNS`` columns.
+
+    Returns:
+        The filterbank, and the seconds that its columns stand for: a frame is a hop long, and the recording may end a
+        little before or after the last.
 
     Raises:
         DataError: where the recording cannot be read.
@@ -45,7 +49,8 @@ def recording_mel(source: str, front_end: type[FrontEnd] = FrontEnd) -> Mel:
             count = min(per_read, frames - first)
             samples = stream.read(first * front_end.hop, front_end.samples_for(count))
             columns += [part.mean(dim=0) for part in front_end(1).spectrogram(samples[None])[0].split(step)]
-    return _fill_empty_bands(torch.stack(columns).T.numpy(), front_end.least)
+    seconds = len(columns) * step * front_end.hop / front_end.sample_rate
+    return _fill_empty_bands(torch.stack(columns).T.numpy(), front_end.least), seconds
 
 
 def _fill_empty_bands(bands: Mel, least: float) -> Mel:
@@ -84,12 +89,19 @@ def draw_mel(axes: Any, bands: Mel, seconds: float, scale: Mel | None = None, fr
     frequency_axis(axes, front_end)
 
 
-def frequency_axis(axes: Any, front_end: Any = FrontEnd) -> None:
-    """Number an axis of mel bins in hertz."""
+def frequency_ticks(front_end: Any = FrontEnd) -> dict[str, float]:
+    """What numbers an axis of mel bins: frequencies in hertz, as written, and how far up they lie, from 0 to 1."""
     low, high = mel(front_end.low_hz), mel(front_end.high_hz)
     ticks = [hertz for hertz in TICKS_HZ if front_end.low_hz < hertz <= front_end.high_hz]
-    names = [f"{hertz / 1000:g} k" if hertz >= 1000 else str(hertz) for hertz in ticks]
-    axes.set_yticks([(mel(hertz) - low) / (high - low) * front_end.bins for hertz in ticks], names)
+    return {
+        f"{hertz / 1000:g} k" if hertz >= 1000 else str(hertz): (mel(hertz) - low) / (high - low) for hertz in ticks
+    }
+
+
+def frequency_axis(axes: Any, front_end: Any = FrontEnd) -> None:
+    """Number an axis of mel bins in hertz."""
+    ticks = frequency_ticks(front_end)
+    axes.set_yticks([place * front_end.bins for place in ticks.values()], list(ticks))
     axes.set_ylabel("frequency (Hz)", color=MUTED)
     bare(axes)
 
@@ -102,12 +114,12 @@ def time_axis(axes: Any, seconds: float) -> None:
         axes.set_xlabel("time (min:s)", color=MUTED)
 
 
-def as_png(bands: Mel, columns: int = 480) -> bytes:
-    """A filterbank as a PNG without axes, low bands at the bottom."""
+def as_png(bands: Mel, columns: int | None = 480) -> bytes:
+    """A filterbank as a PNG without axes, low bands at the bottom, of so many columns; None: as many as it has."""
     from matplotlib import image
 
     # No more columns than a screen shows, and enough of them for a short clip to keep its proportions.
-    chosen = np.linspace(0, bands.shape[1] - 1, columns).round().astype(int)
+    chosen = np.linspace(0, bands.shape[1] - 1, columns or bands.shape[1]).round().astype(int)
     content = io.BytesIO()
     image.imsave(content, bands[::-1, chosen], cmap="magma", format="png", **levels(bands))
     return content.getvalue()

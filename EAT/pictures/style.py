@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError
 from ..files import replacing
+from .fonts import use_fonts_for_every_script
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-INK, MUTED, GRID, PAPER = "#1f2933", "#7b8794", "#e4e7eb", "#ffffff"
+INK, MUTED, GRID, PAPER = "#1f2933", "#616e7c", "#e4e7eb", "#ffffff"
 PALETTE = (
     "#2f6fde", "#e8743b", "#2a9d8f", "#b5179e", "#e9b200",
     "#7a5195", "#c1121f", "#4cc9f0", "#606c38", "#8d5b4c",
@@ -89,6 +90,7 @@ def save(figure: Any, output: str | Path) -> None:
         DataError: where it cannot be written.
     """
     kind = check_kind(output)
+    use_fonts_for_every_script(figure, keeps_text=kind == "svg")
     with replacing(output, "wb") as handle:
         figure.savefig(handle, format=kind, dpi=150)
 

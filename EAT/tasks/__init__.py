@@ -3,11 +3,20 @@
 Importing it also registers criteria, optimiser and schedule, and puts the wrappers round fairseq's trainer in place.
 """
 
-from ..training import adamw, classification_criterion, pretraining_criterion, schedules  # noqa: F401
+from ..training import (  # noqa: F401
+    adamw,
+    classification_criterion,
+    half_precision,
+    pretraining_criterion,
+    schedules,
+    trainer,
+)
 from ..training.fairseq_support import explain_unknown_keys, quiet_start_up
-from ..training.survival.hooks import install
+from ..training.survival import hooks
 from . import classification, pretraining  # noqa: F401
 
 quiet_start_up()
 explain_unknown_keys()
-install()
+hooks.install()
+half_precision.install()
+trainer.install()

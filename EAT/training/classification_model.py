@@ -30,7 +30,8 @@ class EATClassificationModelConfig(FineTuningSettings, FairseqDataclass):
 class EATClassificationModel(Classifier, BaseFairseqModel):
     """:class:`EAT.network.classifier.Classifier` with fairseq's model interface."""
 
-    frozen = False
+    evaluates = False
+    """Whether the encoder evaluates, without DropPath, while the head trains."""
 
     @classmethod
     def build_model(cls, cfg: EATClassificationModelConfig, task: Any = None) -> EATClassificationModel:
@@ -39,14 +40,14 @@ class EATClassificationModel(Classifier, BaseFairseqModel):
         model = cls(settings.classifier())
         mark_parameters(model, layer_wise(model.settings.depth, settings.layer_decay, settings.layer_decay_input))
         if settings.freeze_encoder:
-            model.frozen = True
+            model.evaluates = not settings.frozen_drop_path
             model.encoder.requires_grad_(False)
         return model
 
     def train(self, mode: bool = True) -> EATClassificationModel:
-        """Switch to training or evaluation; a frozen encoder always evaluates, without DropPath."""
+        """Switch to training or evaluation; a frozen encoder always evaluates, unless it is to drop paths."""
         super().train(mode)
-        if self.frozen:
+        if self.evaluates:
             self.encoder.eval()
         return self
 

@@ -13,6 +13,8 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 
 from ..checkpoint import Checkpoint, read_checkpoint
+from ..checkpoint.classes import check_same, to_notes
+from ..checkpoint.notes import KEY
 from ..data.labelled import LabelledClips
 from ..data.labels import DESCRIPTORS, Label, read_descriptors, read_lbl
 from ..data.manifest import Manifest
@@ -24,7 +26,7 @@ from .classification_model import adopt_sizes, read_initial, start_from
 from .clip_task import ClipTask, ClipTaskConfig
 from .distributed import gather_rows
 from .fairseq_clips import FairseqClips
-from .fairseq_support import record, reports_user_errors
+from .fairseq_support import record, reports_user_errors, restored_path
 from .survival.checkpoints import newest_good
 
 logger = logging.getLogger("EAT")
@@ -93,6 +95,7 @@ class EATClassificationTask(ClipTask):
             self.cfg.seed,
             self.cfg.read_timeout,
             self.augmentations if training else None,
+            self.slots(split),
             labels=read_lbl(data / f"{split}.lbl", manifest, labels),
             classes=len(labels),
             multi_label=self.multi_label,
@@ -131,6 +134,7 @@ class EATClassificationTask(ClipTask):
         model = super().build_model(cfg, from_checkpoint)
         if initial is not None:
             start_from(model, initial)
+            self.name_differences(initial.path, initial.front_end)
         return model
 
     def check_front_end(self, initial: Checkpoint | None) -> None:
@@ -160,12 +164,9 @@ class EATClassificationTask(ClipTask):
         Raises:
             CheckpointError: where that is no classifier with as many classes.
         """
-        saving = cfg._get_root().get("checkpoint") if hasattr(cfg, "_get_root") else None
-        if saving is None:
+        path = restored_path(cfg)
+        if path is None:
             return False
-        path = Path(saving.restore_file)
-        if saving.restore_file == "checkpoint_last.pt":
-            path = Path(saving.save_dir) / saving.restore_file
         try:
             restored = read_checkpoint(path)
         except CheckpointError:  # damaged or missing: what the trainer will resume from in its place, if anything
@@ -183,17 +184,18 @@ class EATClassificationTask(ClipTask):
                 f"{path}, which this run would resume from, has {restored.settings.num_classes} classes, but "
                 f"the data has {cfg.num_classes}; give another folder as checkpoint.save_dir."
             )
+        source = f"{self.cfg.data}/{DESCRIPTORS}"
+        check_same(restored.classes, self.read_labels(), cfg.num_classes, f"{path}, which is resumed,", source)
         adopt_sizes(cfg, restored)
         return True
+
+    def get_checkpoint_dict(self) -> dict[str, dict[str, Any]]:
+        """As :meth:`ClipTask.get_checkpoint_dict`, with what the classes are called."""
+        return {**super().get_checkpoint_dict(), KEY: to_notes(self.read_labels())}
 
     def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
         """As :meth:`ClipTask.prepare_batch`; mixing needs targets that are no integers."""
         return super().prepare_batch({**sample, "targets": sample["targets"].float()})
-
-    def blank_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """A batch of one silent clip without a label, which counts for nothing."""
-        targets = sample["targets"].new_zeros(1, sample["targets"].shape[1])
-        return {**super().blank_batch(sample), "targets": targets}
 
     def forget_scores(self) -> None:
         """Be ready for the validation of another split."""

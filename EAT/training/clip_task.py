@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +18,7 @@ from omegaconf import II
 
 from ..data.augmentation import Augmentations, AugmentationSettings
 from ..data.clips import batch_filterbank
+from ..data.coverage import coverage
 from ..data.manifest import Manifest
 from ..data.normalization import read_normalization
 from ..data.skipping import SkipLog
@@ -23,8 +26,11 @@ from ..errors import ConfigError
 from ..network.front_end import FRONT_ENDS, FrontEnd
 from ..network.settings import choose, setting
 from ..progress import Pace
+from .clip_batches import ClipBatches
+from .device import DeviceSettings, prepare_device
 from .fairseq_clips import FairseqClips
-from .fairseq_support import describe_device, record, reports_user_errors
+from .fairseq_support import record, reports_user_errors
+from .half_precision import FP16Optimizer
 from .survival.numbers import NonfiniteUpdates
 from .survival.stopping import stop
 
@@ -35,7 +41,7 @@ SCALER_PLACE = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflow
 
 
 @dataclass
-class ClipTaskConfig(AugmentationSettings, FairseqDataclass):
+class ClipTaskConfig(AugmentationSettings, DeviceSettings, FairseqDataclass):
     """What every task over clips of audio is told."""
 
     data: str = setting("", "folder of the manifests {split}.tsv")
@@ -61,10 +67,15 @@ class ClipTaskConfig(AugmentationSettings, FairseqDataclass):
     allow_outside_root: bool = setting(False, "whether clips may lie outside the manifest's root folder, as by links")
     process_timeout: float = setting(1800.0, "seconds that a process waits for the others before the run ends")
     max_nonfinite: int = setting(10, "stop when so many updates in a row had gradients that are not finite")
+    save_minutes: float = setting(
+        30.0, "save when so many minutes have passed since the last checkpoint; 0: by updates and epochs alone"
+    )
     rebuild_batches: bool = setting(True, "put clips into new batches every epoch")
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
+    batch_size: int | None = II("dataset.batch_size")
     max_update: int = II("optimization.max_update")
+    update_freq: list[int] = II("optimization.update_freq")
     log_format: str | None = II("common.log_format")
     cpu: bool = II("common.cpu")
     bf16: bool = II("common.bf16")
@@ -102,6 +113,8 @@ class ClipTask(FairseqTask):
     """Loads manifests, and turns batches of clips into filterbanks on the device."""
 
     cfg: ClipTaskConfig
+    bad: torch.Tensor | None = None
+    """Whether the newest update must change nothing, 1 or 0, where that is known to the device alone."""
 
     @classmethod
     def setup_task(cls, cfg: ClipTaskConfig, **kwargs: Any) -> ClipTask:
@@ -118,10 +131,18 @@ class ClipTask(FairseqTask):
         self.nonfinite = NonfiniteUpdates(cfg.max_nonfinite)
         self.pace = Pace()
         self.told_to_stop = False
+        self.forget_save()
         self.scaler: Any = None
         self.restored_scaler: dict[str, Any] = {}
         if not 0.0 <= cfg.max_skipped <= 1.0:
             raise ConfigError(f"task.max_skipped is {cfg.max_skipped}; it is a fraction and must lie in [0, 1].")
+
+        if not 0.0 <= cfg.save_minutes < float("inf"):
+            raise ConfigError(f"task.save_minutes is {cfg.save_minutes}; it is a number of minutes, 0 for never.")
+
+    def forget_save(self) -> None:
+        """Count ``task.save_minutes`` from now on."""
+        self.saved_at, self.save_due = time.monotonic(), False
 
     @reports_user_errors
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
@@ -133,6 +154,38 @@ class ClipTask(FairseqTask):
         self.datasets[split] = self.build_dataset(split, self.read_manifest(split))
         self.datasets[split].split = split
         logger.info(f"{split}: {len(self.datasets[split]):,} clips listed in {self.cfg.data}/{split}.tsv")
+        if split == self.cfg.train_subset:
+            self.say_what_is_cut(self.datasets[split])
+
+    def say_what_is_cut(self, dataset: FairseqClips) -> None:
+        """Log how much of clips that are longer than ``target_length`` is never heard."""
+        seconds = self.cfg.target_length * self.front_end.hop / self.front_end.sample_rate
+        found = coverage(dataset.manifest, seconds, self.cfg.read_timeout)
+        if not found.longer:
+            return
+        many = f"{found.longer} of {found.clips} clips looked at last longer than the {seconds:.2f} s of "
+        many += f"task.target_length={self.cfg.target_length}"
+        if dataset.crop == "start":
+            logger.warning(
+                f"{many}; with task.crop=start {found.cut:.0%} of what is recorded is never heard. task.crop=random "
+                "hears another part in each epoch, a longer task.target_length more of it at once"
+            )
+        else:
+            logger.info(
+                f"{many}; each epoch hears another part of them, and of all that is recorded {1 - found.cut:.0%}"
+            )
+
+    def name_differences(self, path: str, trained: FrontEnd | None) -> None:
+        """Log where this run's front end is not that of the checkpoint it starts from."""
+        if trained is None:
+            return
+        one, other = (
+            {"spectrogram": front_end.name, **front_end.constants()} for front_end in (trained, self.front_end)
+        )
+        different = [key for key in one if one[key] != other.get(key)]
+        if different:
+            told = [", ".join(f"task.{key}={side.get(key)}" for key in different) for side in (one, other)]
+            logger.warning(f"{path} was trained with {told[0]}; this run has {told[1]}")
 
     def read_manifest(self, split: str) -> Manifest:
         """The manifest of one split."""
@@ -148,11 +201,17 @@ class ClipTask(FairseqTask):
             self.cfg.seed,
             self.cfg.read_timeout,
             self.augmentations if split == self.cfg.train_subset else None,
+            self.slots(split),
         )
+
+    def slots(self, split: str) -> int:
+        """Rows of the batches of a split: in training always the same number, else one at least."""
+        return (self.cfg.batch_size or 1) if split == self.cfg.train_subset else 1
 
     @reports_user_errors
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
-        """Build the model and say how large it is."""
+        """Build the model; where it is to be trained, make its device ready and say how large it is."""
+        device = "" if from_checkpoint else f"on {prepare_device(DeviceSettings.take(self.cfg), self.cfg.cpu)}, "
         model = super().build_model(cfg, from_checkpoint)
         model.encoder.grid(self.cfg.target_length, "task.target_length")
         if model.settings.mel_bins != self.front_end.bins:
@@ -161,10 +220,7 @@ class ClipTask(FairseqTask):
                 f"{model.settings.mel_bins}; set model.mel_bins={self.front_end.bins}."
             )
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        logger.info(
-            f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, on {describe_device(self.cfg.cpu)}, "
-            f"{self.precision()}"
-        )
+        logger.info(f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, {device}{self.precision()}")
         return model
 
     def precision(self) -> str:
@@ -174,8 +230,8 @@ class ClipTask(FairseqTask):
         return "float32"
 
     @reports_user_errors
-    def get_batch_iterator(self, dataset: FairseqClips, *args: Any, **kwargs: Any) -> Any:
-        """Fairseq's iterator over batches; in training there must be one for every device."""
+    def get_batch_iterator(self, dataset: FairseqClips, *args: Any, **kwargs: Any) -> ClipBatches:
+        """The iterator over batches; in training there must be one for every device."""
         devices, batch_size = kwargs.get("num_shards", 1), kwargs.get("max_sentences") or 1
         training = dataset is self.datasets.get(self.cfg.train_subset)
         if training and len(dataset) <= (devices - 1) * batch_size:
@@ -183,23 +239,21 @@ class ClipTask(FairseqTask):
                 f"{dataset.manifest.path} lists {len(dataset)} clips, too few for each of {devices} devices to get a "
                 f"batch when dataset.batch_size is {batch_size}; lower the batch size or use fewer devices."
             )
-        return super().get_batch_iterator(dataset, *args, **kwargs)
+        if kwargs.get("grouped_shuffling"):
+            raise ConfigError("dataset.grouped_shuffling is for clips of many lengths; all are of one, leave it false.")
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        if not isinstance(iterator, ClipBatches):
+            iterator = ClipBatches(iterator, self.cfg.update_freq)
+            if dataset in self.dataset_to_epoch_iter:  # fairseq keeps it for the epochs that follow
+                self.dataset_to_epoch_iter[dataset] = iterator
+        return iterator
 
     def prepare_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A batch with its filterbank on the device, augmented where it is to be."""
-        frames = self.front_end.real_frames(sample["lengths"])
-        batch = {**sample, "filterbank": batch_filterbank(sample, self.front_end), "frames": frames}
+        batch = {**sample, "filterbank": batch_filterbank(sample, self.front_end)}
         if self.augmentations is None or "drawn" not in batch:
             return batch
         return self.augmentations.apply({**batch, "filterbank": batch["filterbank"].float()})
-
-    def blank_batch(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """A batch of one silent clip in place of one whose every clip was skipped.
-
-        It keeps this device in step with the others and counts for nothing.
-        """
-        silence = torch.zeros(1, 1, self.cfg.target_length, self.front_end.bins, device=self.device)
-        return {**sample, "clips": [0], "filterbank": silence}
 
     def watch_skipped(self, split: str, sample: dict[str, Any]) -> None:
         """Log clips that could not be read, each once. Raises TrainingError when they pass ``max_skipped``."""
@@ -211,15 +265,12 @@ class ClipTask(FairseqTask):
     def judge(
         self, sample: dict[str, Any], model: Any, criterion: Any, autocast: bool = False
     ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
-        """The criterion's loss, sample size and log of a batch; all are 0 where none of its clips could be read."""
+        """The criterion's loss, sample size and log of a batch."""
         self.watch_skipped(sample["split"], sample)
         self.device = next(model.parameters()).device
-        batch = self.prepare_batch(sample) if sample["clips"] else self.blank_batch(sample)
+        batch = self.prepare_batch(sample)
         with torch.autocast(self.device.type, enabled=autocast):
-            loss, sample_size, logged = criterion(model, batch)
-        if sample["clips"]:
-            return loss, sample_size, logged
-        return loss * 0, sample_size * 0, {key: value * 0 for key, value in logged.items()}
+            return criterion(model, batch)
 
     @reports_user_errors
     def train_step(
@@ -236,12 +287,17 @@ class ClipTask(FairseqTask):
         model.train()
         model.set_num_updates(update_num)
         autocast = isinstance(optimizer, AMPOptimizer)
-        loss, sample_size, logging_output = self.judge(sample, model, criterion, autocast)
-        if ignore_grad:
-            loss = loss * 0
-        # A loss that is not finite must not count even where its gradients are: 1, or NaN.
-        optimizer.backward(loss * (1 + (loss - loss).detach()))
-        return loss, sample_size, {**logging_output, "told_to_stop": float(bool(stop))}
+        half = isinstance(optimizer, FP16Optimizer)
+        with optimizer.local_gradients(model) if half else contextlib.nullcontext():
+            loss, sample_size, logging_output = self.judge(sample, model, criterion, autocast)
+            if ignore_grad:
+                loss = loss * 0
+            # A loss that is not finite must not count even where its gradients are: 1, or NaN.
+            optimizer.backward(loss * (1 + (loss - loss).detach()))
+        waited = time.monotonic() - self.saved_at
+        # One process's word or clock is for all of them: they save, and stop, after the same update.
+        asked = {"told_to_stop": bool(stop), "save_due": 0 < self.cfg.save_minutes * 60 < waited}
+        return loss, sample_size, {**logging_output, **{name: float(value) for name, value in asked.items()}}
 
     def optimizer_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
         """Update the parameters, unless the gradients are not finite."""
@@ -253,6 +309,11 @@ class ClipTask(FairseqTask):
         sentence = self.pace.after_update(update_num + 1, self.cfg.max_update)
         if sentence:
             logger.info(sentence)
+
+    def skip_where(self, bad: torch.Tensor, optimizer: Any) -> None:
+        """Have the update that is being made change nothing where ``bad``, a number on the device, is 1 and not 0."""
+        optimizer.optimizer.found_inf = bad
+        self.bad = bad
 
     def after_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
         """What follows an update of the parameters."""
@@ -287,10 +348,10 @@ class ClipTask(FairseqTask):
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """Log clips per second beside what the criterion logs."""
         clips = sum(log.get("nsentences", 0) for log in logging_outputs)
+        updates = sum(log.get("updates", 0) for log in logging_outputs) or 1
         metrics.log_speed("clips_per_s", clips, priority=90, round=2)
-        metrics.log_scalar("bsz", clips, priority=190, round=1)
+        metrics.log_scalar("bsz", clips / updates, updates, priority=190, round=1)
         metrics.log_scalar("nonfinite", self.nonfinite.total, weight=0, priority=800)
-        self.told_to_stop |= bool(sum(log.get("told_to_stop", 0.0) for log in logging_outputs) > 0)
         if self.nonfinite.skip:
             self.nonfinite.skip = False
             metrics.log_scalar("loss", float("nan"), weight=0)  # shown only where nothing else was logged

@@ -8,9 +8,9 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigKeyError
 
@@ -66,6 +66,7 @@ class _StartUpFilter(logging.Filter):
         "Preparing to save checkpoint",
         "Saving checkpoint to",
         "Finished saving checkpoint",
+        "Saved checkpoint",
         "State of ",
     )
 
@@ -115,13 +116,6 @@ def explain_unknown_keys() -> None:
     vars(entry)["add_defaults"] = explained
 
 
-def describe_device(cpu: bool) -> str:
-    """The device that training runs on, in words; ``cpu`` is the setting ``common.cpu``."""
-    if torch.cuda.is_available() and not cpu:
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
 def record(cfg: Any, section: str, **values: Any) -> None:
     """Set in ``cfg`` what was worked out from data or a checkpoint, and in the run's configuration too.
 
@@ -134,6 +128,16 @@ def record(cfg: Any, section: str, **values: Any) -> None:
     for node in nodes:
         for name, value in values.items():
             setattr(node, name, value)
+
+
+def restored_path(cfg: Any) -> Path | None:
+    """The checkpoint that a run would resume from, there or not; None where ``cfg`` is no section of a run's."""
+    root: Any = cfg._get_root() if isinstance(cfg, DictConfig) else {}
+    saving = root.get("checkpoint")
+    if saving is None:
+        return None
+    own = saving.restore_file == "checkpoint_last.pt"
+    return Path(saving.save_dir) / saving.restore_file if own else Path(saving.restore_file)
 
 
 def unwrap(model: Any) -> Any:

@@ -11,6 +11,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
 from ..errors import TrainingError
+from ..network.masking import Masks
 from ..network.objective import TERMS, WATCHED
 from ..network.settings import choose, setting
 from .fairseq_support import reports_user_errors, unwrap
@@ -61,7 +62,8 @@ class UtteranceFrameConfig(FairseqDataclass):
         "changes with the batch; 192 is what 12 clips of 16 clones amount to",
     )
     weights: dict[str, float] = field(
-        default_factory=dict, metadata={"help": "weights of further terms by name, or of 'frame', which has 1"}
+        default_factory=dict,
+        metadata={"help": "weights of further terms by name (0: off), or of 'frame', which has 1"},
     )
     min_target_var: float = setting(0.0, "stop when the targets' standard deviation falls below this; 0 is off")
     min_pred_var: float = setting(0.0, "stop when the predictions' standard deviation falls below this; 0 is off")
@@ -83,9 +85,10 @@ class UtteranceFrameCriterion(FairseqCriterion):
     def __init__(self, task: Any, cfg: UtteranceFrameConfig) -> None:
         super().__init__(task)
         self.cfg = cfg
-        self.weights = {"frame": 1.0, "utterance": cfg.utterance_weight, **cfg.weights}
-        for name in self.weights:
+        for name in cfg.weights:
             choose(TERMS, name, "a term in criterion.weights")
+        always = {"frame": 1.0, "utterance": cfg.utterance_weight}
+        self.weights = always | {name: weight for name, weight in cfg.weights.items() if weight or name in always}
         self.updates = 0
         self.averages: dict[str, float] = {}
 
@@ -97,9 +100,11 @@ class UtteranceFrameCriterion(FairseqCriterion):
         Clips thus weigh the same however they are spread over devices and accumulated batches.
         """
         core, clips = unwrap(model), len(sample["clips"])
-        lengths = sample.get("lengths")
-        frames = None if lengths is None else self.task.front_end.real_frames(lengths)
-        batch = core.draw(sample["filterbank"], sample["clips"], frames, seed=sample["seed"], epoch=sample["epoch"])
+        drawn = (sample["keys"], Masks(sample["visible"], sample["masked"])) if "visible" in sample else None
+        batch = core.draw(
+            sample["filterbank"], sample["numbers"], sample["frames"],
+            seed=sample["seed"], epoch=sample["epoch"], drawn=drawn,
+        )  # fmt: skip
         outcome = model(batch, tuple(self.weights))
         terms = torch.stack([weight * outcome.terms[name] for name, weight in self.weights.items()])
         loss = terms.sum()
@@ -129,13 +134,16 @@ class UtteranceFrameCriterion(FairseqCriterion):
             for name, value in watched.values(sum(log[kind] for log in logging_outputs if kind in log)).items():
                 metrics.log_scalar(name, value, clips, round=decimals)
                 if self.training and name in GUARDS and getattr(self.cfg, GUARDS[name].key):
-                    self.guard(name, float(value))
+                    self.guard(name, float(value), float(sum(log.get("updates", 0) for log in logging_outputs) or 1))
 
-    def guard(self, name: str, value: float) -> None:
-        """Raise TrainingError where a watched quantity, or its running average, has passed its bound."""
+    def guard(self, name: str, value: float, updates: float = 1) -> None:
+        """Raise TrainingError where a watched quantity, or its running average, has passed its bound.
+
+        ``value`` is that of so many ``updates``.
+        """
         guard = GUARDS[name]
         memory = min(self.updates, guard.horizon)
-        average = (memory * self.averages.get(name, value) + value) / (memory + 1)
+        average = (memory * self.averages.get(name, value) + updates * value) / (memory + updates)
         self.averages[name] = average
         bound = getattr(self.cfg, guard.key)
         passed = average > bound if guard.key.startswith("max_") else average < bound

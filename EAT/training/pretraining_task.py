@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fairseq.optim.fp16_optimizer import FP16Optimizer
 from fairseq.tasks import register_task
 
+from ..data.manifest import Manifest
+from ..errors import ConfigError
+from ..network.masking import Drawing
 from .clip_task import ClipTask, ClipTaskConfig
-from .fairseq_support import unwrap
+from .fairseq_clips import FairseqClips
+from .fairseq_support import reports_user_errors, restored_path, unwrap
+from .half_precision import FP16Optimizer
+from .pretraining_start import start_from
+from .survival.checkpoints import is_new_run
 
 
 @dataclass
@@ -20,18 +26,72 @@ class EATPretrainingConfig(ClipTaskConfig):
 
 @register_task("eat_pretraining", dataclass=EATPretrainingConfig)
 class EATPretrainingTask(ClipTask):
-    """Self-supervised pre-training."""
+    """Self-supervised pre-training, from scratch or from a checkpoint."""
+
+    start: dict[str, torch.Tensor] = {}  # noqa: RUF012 - replaced, never changed
+    """The student's parameters as a checkpoint had them, until the first update."""
+
+    drawing: Drawing | None = None
+    """How masks are drawn along with batches."""
+
+    @reports_user_errors
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
+        """Build the network, from ``model.model_path`` where a run begins with one.
+
+        That file is not opened where the run is resumed. Raises ConfigError where mixtures are to begin with nothing
+        learnt and nobody asked for that.
+        """
+        model: Any = super().build_model(cfg, from_checkpoint)
+        self.drawing = unwrap(model).drawing(self.cfg.target_length)
+        restored = restored_path(cfg)
+        if from_checkpoint or (restored is not None and not is_new_run(restored)):
+            return model
+        if cfg.model_path:
+            self.name_differences(cfg.model_path, start_from(model, cfg.model_path))
+            self.start = {name: p.detach().clone() for name, p in model.named_parameters()}
+        elif cfg.model_path is not None and cfg.mixtures:
+            raise ConfigError(
+                "model.model_path is not set; mixtures go on from a finished EAT, model.model_path=CHECKPOINT, or from "
+                "scratch with model.model_path=null."
+            )
+        return model
+
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
+        """As :meth:`ClipTask.train_step`.
+
+        Fairseq makes the optimiser's float32 parameters from the half-precision ones; where the run starts from a
+        checkpoint, they get back what rounding took from them.
+        """
+        if self.start and update_num == 0 and isinstance(optimizer, FP16Optimizer):
+            for name, master in float32_masters(optimizer, unwrap(model)).items():
+                master.data.copy_(self.start[name])
+        self.start = {}
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def build_dataset(self, split: str, manifest: Manifest) -> FairseqClips:
+        """The data set of one split, with the masks of its clips."""
+        dataset = super().build_dataset(split, manifest)
+        dataset.drawing = self.drawing
+        return dataset
 
     def after_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
         """Update the teacher: once after each update of the student, never after a skipped one."""
         core = unwrap(model)
-        masters = None
-        if isinstance(optimizer, FP16Optimizer):
-            # The student's float32 parameters live in the optimiser; the teacher averages those.
-            names = {id(p): name for name, p in core.named_parameters()}
-            masters = {
-                names[id(half)]: master
-                for half, master in zip(optimizer.fp16_params, optimizer.fp32_params, strict=True)
-                if id(half) in names
-            }
-        core.update_teacher(update_num + 1, masters)
+        # In half precision the student's float32 parameters live in the optimiser; the teacher averages those.
+        masters = float32_masters(optimizer, core) if isinstance(optimizer, FP16Optimizer) else None
+        core.update_teacher(update_num + 1, masters, self.bad)
+
+
+def float32_masters(optimizer: FP16Optimizer, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The optimiser's float32 copies of the model's parameters, by their names."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    pairs = zip(optimizer.fp16_params, optimizer.fp32_params, strict=True)
+    return {names[id(half)]: master for half, master in pairs if id(half) in names}

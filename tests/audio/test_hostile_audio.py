@@ -18,6 +18,8 @@ from EAT.audio.recordings import MAX_FRAMES, open_recording, read_audio
 from EAT.audio.timeout import within
 from EAT.errors import DataError
 
+from ..recordings import hanging
+
 
 def wav(path: Path, frames: int, rate: int = 16000, channels: int = 1, data_size: int | None = None) -> str:
     """A 16 bit wav of ``frames`` zeros whose header states ``data_size`` bytes."""
@@ -109,13 +111,52 @@ def test_hdf5_data_sets_that_decompress_to_more_than_memory(tmp_path: Path) -> N
 
 
 def test_a_read_that_hangs_is_given_up_and_the_next_one_works(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "hangs.wav")  # opening it waits for a writer that never comes
     good = wav(tmp_path / "good.wav", 1600)
-    before = time.monotonic()
-    with pytest.raises(DataError, match=r"hangs.wav could not be read within 0.3 s"):
-        within(0.3, "hangs.wav", lambda: read_audio(str(tmp_path / "hangs.wav")))
-    assert time.monotonic() - before < 30
-    assert len(within(60, "good.wav", lambda: read_audio(good))) == 1600
+    with hanging(tmp_path / "hangs.wav"):
+        before = time.monotonic()
+        with pytest.raises(DataError, match=r"hangs.wav could not be read within 0.3 s"):
+            within(0.3, "hangs.wav", lambda: read_audio(str(tmp_path / "hangs.wav")))
+        assert time.monotonic() - before < 30
+        assert len(within(60, "good.wav", lambda: read_audio(good))) == 1600
     with pytest.raises(DataError, match="does not exist"):  # errors come through
         within(60, "gone.wav", lambda: read_audio(str(tmp_path / "gone.wav")))
     assert threading.active_count() < 10
+
+
+@pytest.mark.parametrize("name", ["pipe.wav", "pipe.mp3", "pipe.h5/clip", "pipe.zip:0:100"])
+def test_what_is_no_file_is_not_opened(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name.split("/")[0].split(":")[0])  # opening it would wait for a writer that never comes
+    with pytest.raises(DataError, match=r"pipe.* is a pipe, a socket or a device; give a file"):
+        within(20, name, lambda: read_audio(f"{tmp_path}/{name}"))
+
+
+CUT = {
+    "w64": ("W64", "PCM_16", "its header states 224,104 bytes, it holds 112,052"),
+    "rf64": ("RF64", "PCM_16", "its header states 224,096 bytes, it holds 112,044"),
+    "ogg": ("OGG", "VORBIS", "it ends inside a page of its Ogg stream"),
+    "opus": ("OGG", "OPUS", "it ends inside a page of its Ogg stream"),
+    "au": ("AU", "PCM_16", "its header states 224,000 bytes of audio, it holds 111,988"),
+    "aiff": ("AIFF", "PCM_16", "its header states 224,008 bytes of audio, it holds 111,981"),
+}
+
+
+@pytest.mark.parametrize("place", [0.5, -1000, -1])
+@pytest.mark.parametrize("suffix", CUT)
+def test_files_that_are_known_to_be_cut_are_no_shorter_clips(
+    tmp_path: Path, clips: list[Path], suffix: str, place: float
+) -> None:
+    kind, subtype, sentence = CUT[suffix]
+    audio = np.concatenate([soundfile.read(clip, dtype="float32")[0] for clip in clips[:20]])[:112_000]
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, audio, 16000, format=kind, subtype=subtype)
+    assert len(read_audio(str(path))) == 112_000
+    content = path.read_bytes()
+    path.write_bytes(content + b"TAG" + bytes(125))  # something behind the audio takes nothing from it
+    assert len(read_audio(str(path))) >= 112_000
+    if place == -1 and subtype == "PCM_16":
+        return  # a byte may be padding
+    path.write_bytes(content[: int(place * len(content)) if place == 0.5 else int(place)])
+    with pytest.raises(DataError, match=f"is cut short: {sentence if place == 0.5 else ''}"):
+        read_audio(str(path))
+    with pytest.raises(DataError, match="is cut short"):
+        read_audio(str(path), 1600)

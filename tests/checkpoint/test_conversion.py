@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 
@@ -200,3 +201,24 @@ def test_fairseq_opens_ours(tmp_path):
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     opened = [line for line in run.stdout.splitlines() if line.startswith("opened")]
     assert opened == ["opened eat_pretraining"] * 2 + ["opened eat_classification"] * 2, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("file_format", [None, *FORMATS])
+def test_places_that_cannot_be_read_or_written(tmp_path, capsys, file_format):
+    """A missing source, and a destination that is a file, a folder, a link to nothing, or lies below a file."""
+    source = tmp_path / "source"
+    shutil.copytree(CONFORMANCE / "hf_pretrain", source)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "nowhere").symlink_to("gone/away")
+    to = [] if file_format is None else ["--to", file_format]
+    for name in ("file", "a.pt", "a.safetensors", "folder", "nowhere", "file/x", "file/x.pt", "folder/"):
+        (tmp_path / "file").write_text("mine")
+        assert main([str(tmp_path / "missing.pt"), f"{tmp_path}/{name}", *to]) == 2
+        assert "missing.pt does not exist" in capsys.readouterr().err
+        status = main([str(source), f"{tmp_path}/{name}", *to])
+        error = capsys.readouterr().err
+        assert status == 0 or (
+            status in (1, 2) and f"{tmp_path}/{name}".rstrip("/") in error and error.count("\n") == 1
+        )
+        if name in ("file/x", "file/x.pt") or (name == "file" and file_format in (None, "huggingface")):
+            assert status == 2 and (tmp_path / "file").read_text() == "mine"

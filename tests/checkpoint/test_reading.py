@@ -65,6 +65,17 @@ def test_published_checkpoints_give_the_published_numbers(name):
         np.testing.assert_allclose(logits(checkpoint, mel), data[wanted_logits], rtol=1e-4, atol=1e-5)
 
 
+def test_a_published_checkpoint_of_sslam_gives_its_numbers():
+    data = np.load(CONFORMANCE / "sslam_pretrain_io.npz")
+    mel = data["mel"].astype(np.float32)
+    student, teacher = (read_checkpoint(CONFORMANCE / "sslam_pretrain.pt", weights=w) for w in ("student", "teacher"))
+    assert (student.format, student.kind) == ("published", "pretraining")
+    tokens = features(student, mel)
+    np.testing.assert_allclose(tokens[:, 0], data["checkpoint_student_cls"], atol=1e-4)
+    np.testing.assert_allclose(tokens[:, 1:].mean(axis=1), data["checkpoint_student_mean"], atol=1e-4)
+    np.testing.assert_allclose(features(teacher, mel)[:, 0], data["checkpoint_teacher_cls"], atol=1e-4)
+
+
 def test_the_teacher_is_read_by_choice():
     data = np.load(CONFORMANCE / "official_pretrain_io.npz")
     teacher = read_checkpoint(CONFORMANCE / "official_pretrain.pt", weights="teacher")
@@ -106,12 +117,12 @@ def test_half_precision_published_weights_are_widened(tmp_path):
     assert torch.equal(student.encoder["cls_token"], exact.encoder["cls_token"].half().float())
 
 
-def our_checkpoint(tmp_path, **changes):
-    """A training checkpoint of ours as bfloat16 training leaves it."""
+def our_checkpoint(tmp_path, half=torch.bfloat16, **changes):
+    """A training checkpoint of ours as half-precision training leaves it: fairseq widens what it saves."""
     published = torch.load(CONFORMANCE / "official_pretrain.pt", weights_only=True)["model"]
     masters = {our_name(name): value for name, value in published.items() if name != "_ema"}
     table = masters.pop("encoder.positions.table")
-    model = {name: value.bfloat16() for name, value in masters.items()} | {"encoder.positions.table": table}
+    model = {name: value.to(half).float() for name, value in masters.items()} | {"encoder.positions.table": table}
     model |= {f"teacher.{our_name(n)[8:]}": v for n, v in published["_ema"].items() if "positional" not in n}
     state = {
         "cfg": {
@@ -126,8 +137,9 @@ def our_checkpoint(tmp_path, **changes):
     return tmp_path / "ours.pt", masters
 
 
-def test_float32_originals_of_a_bfloat16_run_are_preferred(tmp_path):
-    path, masters = our_checkpoint(tmp_path)
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_float32_originals_of_a_half_precision_run_are_preferred(tmp_path, half):
+    path, masters = our_checkpoint(tmp_path, half)
     checkpoint = read_checkpoint(path)
     assert (checkpoint.format, checkpoint.kind) == ("eat", "pretraining")
     assert (checkpoint.front_end.target_length, checkpoint.front_end.norm_mean) == (512, -6.627)

@@ -45,6 +45,56 @@ def test_conformance_features_through_onnx(tmp_path):
     np.testing.assert_allclose(logits, expected["finetune_logits"], rtol=1e-4, atol=1e-5)
 
 
+def real_batch(clips, longest):
+    """Real clips as a padded batch, with noise where a clip is over, and their lengths."""
+    waves = [read_audio(str(clip))[:longest] for clip in clips]
+    batch = torch.randn(len(waves), max(map(len, waves)), generator=torch.Generator().manual_seed(0))
+    for row, wave in zip(batch, waves, strict=True):
+        row[: len(wave)] = wave
+    return batch, torch.tensor([len(wave) for wave in waves])
+
+
+def test_scores_from_the_waveform(tmp_path, clips):
+    """Any length, from less than a frame to more than the model hears; any batch; each clip as if it were alone."""
+    checkpoint, target = CONFORMANCE / "official_finetune.pt", tmp_path / "scores.onnx"
+    assert main([str(checkpoint), str(target), "--from", "waveform"]) == 0
+    model, session = EAT.load(checkpoint), onnxruntime.InferenceSession(str(target))
+    assert [item.name for item in session.get_inputs()] == ["waveform", "lengths"]
+    for chosen, longest in ((clips[:1], 150), (clips[3:8], 8_000), (clips[20:32], 80_000)):
+        batch, lengths = real_batch(chosen, longest)
+        (found,) = session.run(None, {"waveform": batch.numpy(), "lengths": lengths.numpy()})
+        expected = model.scores([row[:length] for row, length in zip(batch, lengths, strict=True)])
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+    long = torch.cat([read_audio(str(clip)) for clip in clips[:20]])[None]
+    assert long.shape[1] > model.front_end.samples
+    (found,) = session.run(None, {"waveform": long.numpy(), "lengths": np.array([long.shape[1]])})
+    np.testing.assert_allclose(found, model.scores(long).numpy(), atol=1e-4)
+
+
+def test_features_from_the_waveform(tmp_path, clips):
+    checkpoint, target = CONFORMANCE / "official_pretrain.pt", tmp_path / "features.onnx"
+    assert main([str(checkpoint), str(target), "--from", "waveform", "--no-check"]) == 0
+    model, session = EAT.load(checkpoint), onnxruntime.InferenceSession(str(target))
+    for samples in (150, 2_959, 2_960, 40_000):
+        batch, lengths = real_batch([clip for clip in clips if len(read_audio(str(clip))) >= samples][:2], samples)
+        (found,) = session.run(None, {"waveform": batch.numpy(), "lengths": lengths.numpy()})
+        np.testing.assert_allclose(found, model.extract(batch).numpy(), atol=1e-4)
+
+
+def test_8_bits(tmp_path, clips):
+    checkpoint, target = CONFORMANCE / "official_finetune.pt", tmp_path / "small.onnx"
+    assert main([str(checkpoint), str(target), "--from", "waveform", "--int8", "--no-check"]) == 0
+    kinds = [node.op_type for node in onnx.load(str(target)).graph.node]
+    assert kinds.count("MatMulInteger") == 4 * 3 + 1  # four products a block, and the head
+    batch, lengths = real_batch(clips[:12], 80_000)
+    (found,) = onnxruntime.InferenceSession(str(target)).run(
+        None, {"waveform": batch.numpy(), "lengths": lengths.numpy()}
+    )
+    expected = EAT.load(checkpoint).scores([row[:length] for row, length in zip(batch, lengths, strict=True)]).numpy()
+    assert 1e-6 < np.abs(found - expected).max() < 0.05
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
+
+
 def test_unusable_arguments(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([str(tmp_path / "none.pt"), str(tmp_path / "m.onnx")]) == 2

@@ -1,5 +1,7 @@
 """The feature extraction script as users run it: real files in, arrays out, bad files named, nothing half-written."""
 
+import csv
+import json
 import os
 import resource
 import shutil
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow.parquet
 import pytest
 import soundfile
 import torch
@@ -72,7 +75,7 @@ def test_a_folder_is_mirrored_and_resumed(tmp_path, model, clips):
     arguments = ["--source", source, "--output", out, "--granularity", "utterance"]
     assert extract(*arguments) == 0
     found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    assert found == ["a.npy", "sub dir/b.npy", "sub dir/deeper/c.npy"]
+    assert found == [".features.json", "a.npy", "sub dir/b.npy", "sub dir/deeper/c.npy"]
     for name, clip in zip(names, clips, strict=False):
         array = np.load((out / name).with_suffix(".npy"))
         np.testing.assert_allclose(array, features(model, clip, granularity="utterance"), atol=1e-5)
@@ -107,6 +110,56 @@ def test_one_file_for_all(tmp_path, model, clips, suffix):
     for clip in clips[:5]:
         np.testing.assert_allclose(arrays[clip.stem], features(model, clip, layer=[1, -1]), atol=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def read_table(path):
+    """Names to vectors, as those who use the file read it."""
+    if path.suffix == ".parquet":
+        table = pyarrow.parquet.read_table(path)
+        assert table.schema.field("features").type.value_type == "float"
+        return {row["name"]: np.array(row["features"], np.float32) for row in table.to_pylist()}
+    if path.suffix == ".jsonl":
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        return {record["name"]: np.array(record["features"], np.float32) for record in records}
+    with open(path, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    return {row.pop("name"): np.array(list(row.values()), np.float32) for row in rows}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_vectors_in_a_table(tmp_path, model, clips, suffix, capsys):
+    out, arrays = tmp_path / f"all{suffix}", tmp_path / "arrays"
+    options = ["--granularity", "rows", "--layer", 2]
+    assert extract("--source", *clips[:5], "--output", arrays, *options) == 0
+    assert extract("--source", *clips[:2], "--output", out, *options) == 0
+    before = out.read_bytes()
+    assert extract("--source", *clips[:2], "--output", out, *options) == 0
+    assert "is there already" in capsys.readouterr().out and out.read_bytes() == before
+    assert extract("--source", *clips[:5], "--output", out, *options) == 0
+    assert "features of 3 recordings" in capsys.readouterr().out
+    table = read_table(out)
+    assert list(table) == [clip.stem for clip in clips[:5]]
+    for clip in clips[:5]:
+        assert np.array_equal(table[clip.stem], np.load(arrays / f"{clip.stem}.npy"))  # to the bit
+    assert extract("--source", *clips[:6], "--output", out, "--granularity", "mean") == 2
+    assert "vectors of 64 numbers" in capsys.readouterr().err
+    for wrong in ([], ["--granularity", "frame"], ["--granularity", "mean", "--layer", 1, 2]):
+        assert extract("--source", *clips[:2], "--output", tmp_path / f"no{suffix}", *wrong) == 2
+        assert "one vector a recording" in capsys.readouterr().err
+    (tmp_path / f"text{suffix}").write_text("no table\n")
+    assert extract("--source", *clips[:2], "--output", tmp_path / f"text{suffix}", *options) == 2
+    assert "no " + {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}[suffix] in capsys.readouterr().err
+
+
+def test_a_few_unreadable_files_may_be_allowed(tmp_path, clips, capsys):
+    (tmp_path / "bad.wav").write_text("no audio")
+    sources = ["--source", clips[0], tmp_path / "bad.wav", "--output", tmp_path / "out", "--granularity", "mean"]
+    assert extract(*sources) == 1
+    assert extract(*sources, "--allow-unreadable", 0.4) == 1
+    capsys.readouterr()
+    assert extract(*sources, "--allow-unreadable", 0.5) == 0
+    said = capsys.readouterr().err
+    assert "bad.wav is not audio" in said and "1 of 2 recordings could not be used" in said
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".safetensors"])
@@ -158,7 +211,7 @@ def test_bad_files_are_named_and_the_others_done(tmp_path, clips):
     assert "Traceback" not in done.stderr
     for name in ("text.wav", "empty.wav", "nothing.wav", "cut.flac", "nan.wav", "long_nan.wav", "missing.wav"):
         assert sum(f"/{name} " in line for line in done.stderr.splitlines()) == 1, name
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.npy"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".features.json", "good.npy"]
 
 
 def test_unusable_arguments(tmp_path, clips, capsys):
@@ -199,7 +252,7 @@ def test_what_does_not_fit_on_disk_is_not_half_there(tmp_path, clips):
     done = run("--source", short, long, "--output", tmp_path, preexec_fn=limit_file_size)
     assert done.returncode == 1
     assert f"{long.stem}.npy cannot be written" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == [f"{short.stem}.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".features.json", f"{short.stem}.npy"]
 
 
 def test_a_killed_run_leaves_whole_files_and_resumes(tmp_path):
@@ -226,8 +279,8 @@ def test_processes_split_the_list(tmp_path, clips, monkeypatch):
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
         assert extract("--source", *clips[:7], "--output", tmp_path) == 0
-        assert len(list(tmp_path.iterdir())) == (4 if rank == 0 else 7)
-    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(clip.stem for clip in clips[:7])
+        assert len(list(tmp_path.glob("*.npy"))) == (4 if rank == 0 else 7)
+    assert sorted(path.stem for path in tmp_path.glob("*.npy")) == sorted(clip.stem for clip in clips[:7])
     assert extract("--source", *clips[:7], "--output", tmp_path / "a.h5") == 2
 
 
@@ -255,6 +308,43 @@ def test_names_of_results(tmp_path):
     assert output_names(sources) == ["a/x.flac.npy", "a/x.wav.npy", "a/y.npy", "z.npy"]
     with pytest.raises(EAT.errors.ConfigError, match=r"1/x\.wav and 2/x\.wav"):
         output_names([Source("1/x.wav", "x.wav"), Source("2/x.wav", "x.wav")])
+
+
+def test_a_recording_that_is_called_like_a_folder(tmp_path, clips, capsys):
+    source = tmp_path / "in"
+    (source / "a").mkdir(parents=True)
+    for name in ("a.flac", "a/b.flac", "c.flac"):
+        shutil.copy(clips[0], source / name)
+    for name in ("all.h5", "all.safetensors", "out"):
+        assert extract("--source", source, "--output", tmp_path / name, "--granularity", "utterance") == 0
+    with h5py.File(tmp_path / "all.h5") as file:
+        assert sorted(file) == ["a", "a.flac", "c"] and sorted(file["a"]) == ["b"]
+    assert sorted(load_file(tmp_path / "all.safetensors")) == ["a", "a/b", "c"]
+    assert (tmp_path / "out" / "a.npy").exists() and (tmp_path / "out" / "a" / "b.npy").exists()
+    alone = tmp_path / "alone.h5"
+    assert extract("--source", source / "a.flac", "--output", alone, "--granularity", "utterance") == 0
+    before = alone.read_bytes()
+    assert extract("--source", source, "--output", alone, "--granularity", "utterance") == 2
+    assert "alone.h5 cannot hold both a and a/b; give another --output" in capsys.readouterr().err
+    assert alone.read_bytes() == before
+
+
+@pytest.mark.parametrize("output", ["out", "all.h5", "all.safetensors", "long.npy", "x" * 250 + ".h5"])
+def test_names_as_long_as_a_file_system_takes(tmp_path, clips, output, capsys):
+    source = tmp_path / ("é" * 125 + ".flac")  # 255 bytes
+    shutil.copy(clips[0], source)
+    assert extract("--source", source, "--output", tmp_path / output, "--granularity", "utterance") == 0
+    assert capsys.readouterr().err == "" and sorted(tmp_path.iterdir())
+    assert len([path for path in tmp_path.iterdir() if path != source and path.suffix not in (".json",)]) == 1
+
+
+def test_names_that_no_file_of_features_can_hold(tmp_path, clips, capsys):
+    strange = tmp_path / os.fsdecode(b"latin\xe9.flac")
+    shutil.copy(clips[0], strange)
+    for name in ("all.h5", "all.safetensors"):
+        assert extract("--source", clips[0], strange, "--output", tmp_path / name, "--granularity", "utterance") == 1
+        assert f"latin\\udce9.flac' has a name that {tmp_path}/{name} cannot hold" in capsys.readouterr().err
+    assert list(load_file(tmp_path / "all.safetensors")) == [clips[0].stem]
 
 
 def test_batches_hold_one_padded_length(model):

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import importlib
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from EAT.__main__ import COMMANDS
+from EAT.__main__ import COMMANDS, OWN
 
-from ..conftest import CLIPS, CONFORMANCE
+from ..conftest import CLIPS, CONFORMANCE, ROOT
 
 MODULES = {
     "EAT": "EAT.__main__",
     "feature_extract/feature_extract.py": "EAT.commands.extract",
     **{name: name for name in COMMANDS},
+    **{f"eat {name}": module for name, (module, _) in OWN.items()},
 }
 SAME = {
     "--device": (None, "cpu or cuda; by default cuda where there is one"),
@@ -24,7 +27,10 @@ SAME = {
     "--num-workers": (int, None),
     "--seed": (int, None),
     "--output": (None, None),
-    "--checkpoint": (None, "one of ours, a published fairseq checkpoint, or a Hugging Face folder or file"),
+    "--checkpoint": (
+        None,
+        "one of ours, a published fairseq one, a Hugging Face folder or file, or a name of EAT.weights",
+    ),
     "--target-length": (int, None),
     "--norm-mean": (float, None),
 }
@@ -91,10 +97,13 @@ def test_a_flag_means_the_same_everywhere() -> None:
         ("EAT.probe", "--data {t} --checkpoint {c}"),
         ("EAT.predict", "--source {clip} --checkpoint {c} --labels {t}/none.csv"),
         ("EAT.convert", "{t}/none.pt {t}/out.pt"),
+        ("EAT.weights", "push {t}/none.pt me/model --folder {t}/model --no-upload"),
+        ("EAT.weights", "fetch {t}/none.pt"),
         ("EAT.export", "{t}/none.pt {t}/out.onnx"),
         ("EAT.plot", "run {t}"),
         ("EAT.plot", "features {clip} --checkpoint {t}/none.pt --output {t}/x.png"),
         ("EAT.prepare", "folder {t}/none {t}/data"),
+        ("EAT.serve", "--checkpoint {t}/none.pt --port 0"),
         ("EAT.doctor", "--device tpu9"),
         ("feature_extract/feature_extract.py", "--source {clip} --output {t}/o --checkpoint {t}/none.pt"),
         ("feature_extract/feature_extract.py", "--source {clip} --output {t}/o --checkpoint {c} --batch-size 0"),
@@ -106,3 +115,11 @@ def test_errors_are_one_sentence_on_stderr(name, arguments, tmp_path, capsys) ->
     captured = capsys.readouterr()
     assert not captured.out
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+def test_a_full_device_for_what_is_said(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "EAT.convert", str(CONFORMANCE / "official_pretrain.pt"), f"{tmp_path}/x.pt"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == "error: what this command says cannot be written (No space left on device).\n"

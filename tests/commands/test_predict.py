@@ -16,10 +16,12 @@ import torch
 import EAT
 from EAT.audio.recordings import read_audio
 from EAT.commands.predict import main
-from EAT.commands.prediction_text import audacity, clock, table
+from EAT.commands.prediction_text import PAGE, Wanted, audacity, clock, csv_lines, rttm, table, table_of
 from EAT.data.labels import read_descriptors
 from EAT.inference.prediction import Prediction
+from EAT.inference.segments import Merging
 from EAT.inference.windows import ScoredWindow, score_recording
+from EAT.pictures.prediction import draw_prediction
 from EAT.pictures.spectrogram import recording_mel
 
 from ..conftest import CONFORMANCE, ROOT
@@ -98,8 +100,9 @@ def test_a_long_recording_gets_a_timeline(labels, minute, capsys):
     mean = torch.stack([window.scores for window in windows]).mean(dim=0)
     assert record["top"][0]["score"] == pytest.approx(float(mean.max()), abs=1e-5)
     assert record["duration"] == 60.0
-    assert predict(labels, "--source", minute) == 0
-    assert f"{clock(0):>10} - {clock(10.24):<10}" in capsys.readouterr().out
+    assert predict(labels, "--source", minute, "--threshold", 0) == 0
+    everything = [line for line in capsys.readouterr().out.splitlines() if " - " in line]
+    assert everything[0].startswith(f"{clock(0):>12} - {clock(60):<10}") and len(everything) == len(NAMES)
 
 
 def timeline(*scores):
@@ -112,10 +115,37 @@ def timeline(*scores):
 def test_an_audacity_track_joins_neighbours():
     labels = read_descriptors_of("a", "b")
     prediction = timeline([0.9, 0.1], [0.8, 0.6], [0.2, 0.7], [0.55, 0.1])
-    assert audacity(prediction, labels, 2, 0.5) == (
+    assert audacity(prediction, labels, Wanted(2)) == (
         "0.000000\t2.000000\ta 0.90\n1.000000\t3.000000\tb 0.70\n3.000000\t4.000000\ta 0.55\n"
     )
-    assert audacity(prediction, labels, 1, 0.95) == ""
+    assert audacity(prediction, labels, Wanted(1, Merging(0.95))) == ""
+
+
+def test_rttm_and_segments_as_csv():
+    labels = read_descriptors_of("a cat", "b")
+    prediction = timeline([0.9, 0.1], [0.8, 0.6], [0.2, 0.7], [0.55, 0.1])
+    assert rttm(prediction, labels, Wanted(2), "sub dir/x y") == (
+        "SPEAKER sub_dir/x_y 1 0.000 2.000 <NA> <NA> a_cat 0.900000 <NA>\n"
+        "SPEAKER sub_dir/x_y 1 1.000 2.000 <NA> <NA> b 0.700000 <NA>\n"
+        "SPEAKER sub_dir/x_y 1 3.000 1.000 <NA> <NA> a_cat 0.550000 <NA>\n"
+    )
+    columns, rows = table_of(wanted := Wanted(2, Merging(max_gap=1.0), segments=True))
+    assert ",".join(columns) + "\n" + csv_lines(columns, rows(prediction, labels, wanted)) == (
+        "source,start,end,index,label,name,score\n"
+        "x.wav,0.000,4.000,0,a cat,a cat,0.900000\n"
+        "x.wav,1.000,3.000,1,b,b,0.700000\n"
+    )
+
+
+def test_a_long_timeline_prints_a_page():
+    rng = np.random.default_rng(0)
+    prediction = timeline(*rng.random((942, 2), dtype=np.float32).tolist())
+    lines = table(prediction, read_descriptors_of("a", "b"), Wanted(2)).rstrip().splitlines()
+    starts = [[float(part) for part in line.split(" - ")[0].split(":")] for line in lines[3:-1]]
+    assert len(starts) == PAGE and starts == sorted(starts)
+    assert " shorter ones; --max-gap joins them" in lines[-1]
+    (none,) = table(timeline([0.3, 0.1]), read_descriptors_of("a", "b"), Wanted(2)).rstrip().splitlines()[3:]
+    assert "no class reaches 0.5" in none
 
 
 def read_descriptors_of(*names):
@@ -125,7 +155,7 @@ def read_descriptors_of(*names):
 
 
 def test_names_cannot_steer_the_terminal():
-    shown = table(timeline([0.9, 0.1]), read_descriptors_of("\x1b[2Jevil", "b"), 2)
+    shown = table(timeline([0.9, 0.1]), read_descriptors_of("\x1b[2Jevil", "b"), Wanted(2))
     assert "\x1b" not in shown and "?[2Jevil" in shown
 
 
@@ -172,7 +202,24 @@ def test_pictures(labels, minute, clips, tmp_path):
         image = matplotlib.image.imread(picture)
         assert image.shape[0] > 500 and image.shape[1] > 1000
         assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 100  # not a blank sheet
-    assert recording_mel(minute).shape == (128, 1500)  # 5 998 frames, four to a column
+    bands, seconds = recording_mel(minute)
+    assert bands.shape == (128, 1500) and seconds == pytest.approx(60)  # 5 998 frames, four to a column
+
+
+def test_a_prediction_s_spectrogram_and_timeline_have_one_axis_of_time(labels, tmp_path):
+    """What sounds at a second stands above the scores of that second, in the picture's own coordinates."""
+    waveform = np.zeros(16_000 * 5, np.float32)
+    waveform[32_000:32_400] = 0.5  # a click at 2 s
+    soundfile.write(tmp_path / "click.wav", waveform, 16_000)
+    bands, seconds = recording_mel(str(tmp_path / "click.wav"))
+    assert seconds == pytest.approx(4.98)  # 498 frames; not the 5 s that they were stretched to
+    assert bands.mean(axis=0).argmax() * seconds / bands.shape[1] == pytest.approx(2.0, abs=0.03)
+    scores = list(score_recording(EAT.load(CHECKPOINT), str(tmp_path / "click.wav"), 128))
+    found = Prediction(str(tmp_path / "click.wav"), 5.0, scores[0].scores.numpy(), tuple(scores))
+    picture = draw_prediction(found, read_descriptors(labels))
+    picture.draw_without_rendering()  # puts everything in its place
+    upper, lower = (axes.transData.transform((2.0, 0))[0] for axes in picture.axes[:2])
+    assert upper == pytest.approx(lower) and picture.axes[0].images[0].get_extent()[1] == pytest.approx(seconds)
 
 
 def test_unusable_arguments(labels, clips, tmp_path, capsys):
@@ -183,6 +230,10 @@ def test_unusable_arguments(labels, clips, tmp_path, capsys):
         (["--checkpoint", CONFORMANCE / "official_pretrain.pt"], "knows no classes"),
         (["--top-k", 0], "--top-k"),
         (["--format", "audacity", "--source", clips[0], clips[1]], "one recording"),
+        (["--format", "parquet"], "--output"),
+        (["--threshold", 1.5], "threshold 1.5"),
+        (["--threshold", 0.3, "--hold", 0.4], "holds a segment, 0.4"),
+        (["--max-gap", -1], "gap is -1"),
         (["--picture", tmp_path / "none"], ".png"),
         (["--picture", tmp_path / "a.xyz"], ".png"),
         (["--window", 77], "window is 77"),
@@ -196,3 +247,80 @@ def test_unusable_arguments(labels, clips, tmp_path, capsys):
 
 def test_descriptors_are_read(labels):
     assert [label.display for label in read_descriptors(labels)] == NAMES
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet", "json"])
+def test_the_name_s_ending_says_the_format(labels, minute, clips, tmp_path, ending):
+    import pyarrow.parquet
+
+    sources = ["--source", clips[0], minute]
+    assert predict(labels, *sources, "--format", "csv", "--output", tmp_path / "plain", "--top-k", 3) == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "plain").read_text())))
+    assert predict(labels, *sources, "--output", tmp_path / f"out.{ending}", "--top-k", 3) == 0
+    text = (tmp_path / f"out.{ending}").read_bytes()
+    if ending == "csv":
+        assert text == (tmp_path / "plain").read_bytes()
+        return
+    if ending == "parquet":
+        found = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    else:
+        records = json.loads(text) if ending == "json" else [json.loads(line) for line in text.splitlines()]
+        assert [record["source"] for record in records] == [str(clips[0]), minute]
+        whole = [{"start": 0.0, "end": records[0]["duration"], "top": records[0]["top"]}]
+        found = [
+            {"source": record["source"], "start": window["start"], "end": window["end"], "rank": rank, **entry}
+            for record in records
+            for window in record.get("timeline", whole)
+            for rank, entry in enumerate(window["top"], 1)
+        ]
+    assert [list(row) for row in found] == [list(rows[0])] * len(rows)
+    for row, text_row in zip(found, rows, strict=True):
+        for name, value in row.items():
+            digits = {"start": ".3f", "end": ".3f", "score": ".6f"}.get(name, "")
+            assert format(value, digits) == text_row[name]
+
+
+def test_segments_in_every_format_are_the_label_track_s(labels, minute, clips, tmp_path):
+    import pyarrow.parquet
+
+    sources = ["--source", clips[0], minute, "--threshold", 0.3, "--hold", 0.2, "--max-gap", 1, "--min-seconds", 0.1]
+    for output in ("tracks", "s.csv", "s.jsonl", "s.parquet", "s.rttm"):
+        style = ["--format", "audacity"] if output == "tracks" else ["--segments"]
+        assert predict(labels, *sources, "--output", tmp_path / output, *style) == 0
+    table = pyarrow.parquet.read_table(tmp_path / "s.parquet").to_pylist()
+    assert {row["source"] for row in table} == {str(clips[0]), minute}
+    records = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [{"source": r["source"], **s} for r in records for s in r["segments"]] == table
+    with open(tmp_path / "s.csv") as handle:
+        assert [float(row["score"]) for row in csv.DictReader(handle)] == [row["score"] for row in table]
+    assert {path.name for path in (tmp_path / "tracks").iterdir()} == {f"{clips[0].stem}.txt", "minute.txt"}
+    tracks = [line for name in (clips[0].stem, "minute")
+              for line in (tmp_path / "tracks" / f"{name}.txt").read_text().splitlines()]  # fmt: skip
+    lines = (tmp_path / "s.rttm").read_text().splitlines()
+    assert len(tracks) == len(lines) == len(table) > 5
+    for row, track, line in zip(table, tracks, lines, strict=True):
+        start, end, text = track.split("\t")
+        assert (float(start), float(end)) == pytest.approx((row["start"], row["end"]), abs=6e-4)
+        assert text == f"{row['name']} {row['score']:.2f}"
+        fields = line.split(" ")
+        assert len(fields) == 10 and fields[:3:2] == ["SPEAKER", "1"]
+        assert fields[1] == ("minute" if row["source"] == minute else clips[0].stem)
+        assert float(fields[3]) + float(fields[4]) == pytest.approx(row["end"], abs=2e-3)
+        assert (fields[7], float(fields[8])) == (row["name"].replace(" ", "_"), row["score"])
+
+
+def test_a_few_unreadable_files_may_be_allowed(labels, clips, tmp_path, capsys):
+    (tmp_path / "bad.wav").write_text("no audio")
+    sources = ["--source", *clips[:3], tmp_path / "bad.wav", "--output", tmp_path / "out.csv"]
+    for allowed, status, verdict in (("0.25", 0, "as"), ("0.2", 1, "more than"), ("0", 1, None)):
+        assert predict(labels, *sources, "--allow-unreadable", allowed) == status
+        said = capsys.readouterr().err
+        assert "bad.wav is not audio" in said
+        expected = f"1 of 4 recordings could not be used, {verdict} --allow-unreadable {allowed} allows"
+        assert (expected in said) == (verdict is not None)
+        with open(tmp_path / "out.csv") as handle:
+            assert {row["source"] for row in csv.DictReader(handle)} == set(map(str, clips[:3]))
+    for nonsense in ("1", "-0.1", "nan", "few"):
+        with pytest.raises(SystemExit) as end:
+            predict(labels, *sources, "--allow-unreadable", nonsense)
+        assert end.value.code == 2

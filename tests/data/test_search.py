@@ -3,6 +3,7 @@
 import h5py
 import pytest
 
+from EAT.audio.recordings import read_audio
 from EAT.data.search import find_files, read_pack_keys
 from EAT.errors import DataError
 
@@ -28,6 +29,21 @@ def test_data_sets_of_a_pack_in_groups_and_behind_links(tmp_path):
         pack["dangling"] = h5py.SoftLink("/nothing")
         pack.create_group("empty")
     assert sorted(read_pack_keys(str(tmp_path / "a.h5"))) == ["again", "b c.wav", "group/inner/d"]
+    with h5py.File(tmp_path / "a.h5", "a") as pack:
+        pack["group/self"] = pack["group"]  # links back
+        pack["group/inner/up"] = h5py.SoftLink("/")
+    assert sorted(read_pack_keys(str(tmp_path / "a.h5"))) == ["again", "b c.wav", "group/inner/d"]
     (tmp_path / "b.h5").write_bytes(b"text")
     with pytest.raises(DataError, match=r"b\.h5 cannot be opened as an HDF5 file"):
         read_pack_keys(str(tmp_path / "b.h5"))
+
+
+def test_links_that_lead_round_stop_no_search(tmp_path):
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.wav").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "sub" / "round.wav").symlink_to("../sub/round.wav")
+    assert sorted(find_files(str(tmp_path))) == ["a.wav", "sub/b.wav", "sub/round.wav"]
+    with pytest.raises(DataError, match=r"round\.wav does not exist"):
+        read_audio(str(tmp_path / "sub" / "round.wav"))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ import torch
 
 import EAT
 from EAT.audio.recordings import read_audio
+from EAT.commands.export import export_onnx
 from EAT.errors import CheckpointError, ConfigError, DataError
+from EAT.inference.evaluation import evaluate
+from EAT.inference.model import EATModel
+from EAT.inference.windows import extract_recording, score_recording
 
-from ..conftest import CONFORMANCE, ROOT
+from ..conftest import CLIPS, CONFORMANCE, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -247,3 +252,37 @@ def test_samples_by_channels_are_not_taken_for_thousands_of_clips(model):
         model.extract(stereo)
     assert model.extract(stereo.T[None], granularity="utterance").shape == (1, 64)
     assert model.extract([stereo.T], granularity="utterance")[0].shape == (64,)
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1.5, "16000", None, float("nan")])
+def test_a_rate_that_is_none_is_a_sentence(rate: object) -> None:
+    with pytest.raises(ConfigError, match=r"sample_rate is .*; it must be a whole number of Hz"):
+        EAT.load(CONFORMANCE / "official_pretrain.pt").extract(torch.zeros(16000), rate)
+
+
+def test_what_holds_no_samples_is_a_sentence() -> None:
+    model = EAT.load(CONFORMANCE / "official_pretrain.pt")
+    numbers = (
+        torch.zeros(16000, dtype=torch.bool),
+        torch.zeros(16000, dtype=torch.complex64),
+        np.array(["0.1", "0.2"]),
+    )
+    for given in ("clip.wav", b"RIFF", Path("clip.wav"), ["0.1", "0.2"], None, 3, *numbers):
+        with pytest.raises(DataError, match="holds no samples; give a waveform as numbers"):
+            model.extract(given)
+
+
+def test_a_path_where_a_model_is_expected_is_a_sentence(tmp_path: Path) -> None:
+    path, clip = CONFORMANCE / "official_finetune.pt", str(CLIPS / "tabla_na.flac")
+    for call in (
+        lambda: extract_recording(str(path), clip),
+        lambda: list(score_recording(path, clip)),
+        lambda: evaluate(path, tmp_path, "eval"),
+        lambda: export_onnx(str(path), tmp_path / "x.onnx"),
+    ):
+        with pytest.raises(ConfigError, match=r"a model is expected, not '.*official_finetune\.pt'; EAT\.load\(path\)"):
+            call()
+    with pytest.raises(ConfigError, match=r"use EAT\.load\(path\)"):
+        EATModel(path)
+    with pytest.raises(ConfigError, match="a checkpoint is given by its path, not as a EATModel"):
+        EAT.load(EAT.load(path))

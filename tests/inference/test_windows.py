@@ -19,6 +19,7 @@ from EAT.inference.windows import extract_recording, plan_windows, score_recordi
 from EAT.network.front_end import FrontEnd
 
 from ..conftest import CONFORMANCE, ROOT
+from ..recordings import hanging
 
 CHECKPOINT = str(CONFORMANCE / "official_pretrain.pt")
 
@@ -146,6 +147,22 @@ def test_a_recording_that_breaks_off(tmp_path, minute):
     with pytest.raises(DataError, match=r"cut\.flac breaks off"), AudioStream(str(tmp_path / "cut.flac")) as stream:
         for start in range(0, stream.samples, 16000):
             stream.read(start, 16000)
+
+
+def test_a_long_recording_that_hangs_is_given_up(tmp_path, minute):
+    """Where it is opened, and while it is read: as if another thread never came back from the library."""
+    import h5py
+
+    with hanging(tmp_path / "hangs.wav"), pytest.raises(DataError, match=r"hangs\.wav could not be read within 0\.3 s"):
+        AudioStream(str(tmp_path / "hangs.wav"), read_timeout=0.3)
+    with h5py.File(tmp_path / "pack.h5", "w") as file:
+        file["long"] = minute.numpy()
+    with AudioStream(f"{tmp_path}/pack.h5/long", 1.0, read_timeout=0.3) as stream:
+        assert len(stream.read(0, 16000)) == 16000
+        with h5py._hl.base.phil, pytest.raises(DataError, match=r"long could not be read within 0\.3 s"):
+            stream.read(16000, 160_000)
+    with AudioStream(f"{tmp_path}/pack.h5/long", read_timeout=0.3) as stream:
+        assert len(stream.read(0, 16000 * 60)) == 16000 * 30
 
 
 @torch.inference_mode()

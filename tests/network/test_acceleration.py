@@ -14,6 +14,7 @@ from EAT.network.acceleration import LONGEST_MAPPED, accelerate, plain
 from EAT.network.block import Block, fused_attention
 from EAT.network.decoder import ConvDecoder
 from EAT.network.encoder import Encoder
+from EAT.network.mixtures import MixturePretraining
 from EAT.network.pretraining import Pretraining
 from EAT.network.settings import EncoderSettings, PretrainingSettings
 
@@ -240,20 +241,21 @@ def test_autocast_trains() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_blocks_compute_the_same() -> None:
-    for own, other in zip(losses_and_gradients(Pretraining.compile_blocks), losses_and_gradients(), strict=True):
+def test_compiled_it_computes_the_same() -> None:
+    for own, other in zip(losses_and_gradients(Pretraining.compile), losses_and_gradients(), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("terms", [("frame", "utterance"), ("frame", "utterance", "retention")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_whole_objective_is_one_graph(dtype: torch.dtype) -> None:
+def test_the_whole_objective_is_one_graph(dtype: torch.dtype, terms: tuple[str, ...]) -> None:
     """From a batch of tensors to loss terms and watched sums without a graph break, student and teacher together."""
     torch.manual_seed(0)
-    model = Pretraining(TINY).to(dtype)
+    model = (MixturePretraining if "retention" in terms else Pretraining)(TINY).to(dtype)
     batch = model.draw(torch.randn(2, 1, 128, 128), [3, 9], seed=1, epoch=1)
     with plain():
-        expected = model(batch)
-    compiled = torch.compile(lambda given: model(given)._asdict(), fullgraph=True, backend="aot_eager")(batch)
+        expected = model(batch, terms)
+    compiled = torch.compile(lambda given: model(given, terms)._asdict(), fullgraph=True, backend="aot_eager")(batch)
     tolerance = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 1.0}
     for part in ("terms", "watched"):
         for name, value in getattr(expected, part).items():

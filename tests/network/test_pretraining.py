@@ -6,7 +6,9 @@ import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from EAT.network.acceleration import plain
 from EAT.network.block import DropPath
 from EAT.network.encoder import Encoder
 from EAT.network.masking import Masks, inverse_block
@@ -38,6 +40,9 @@ def test_rows_are_taken_and_put_sequence_by_sequence() -> None:
     x = torch.arange(2 * 4).float().view(2, 4, 1)
     index = torch.tensor([[0, 3], [2, 1]])
     assert take_rows(x, index).squeeze(-1).tolist() == [[0, 3], [6, 5]]
+    taken = x.clone().requires_grad_()
+    take_rows(taken, torch.tensor([[0, 3], [1, 2]])).backward(torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]))
+    assert taken.grad is not None and taken.grad.squeeze(-1).tolist() == [[1, 0, 0, 2], [0, 3, 4, 0]]
     put = put_rows(torch.zeros(2, 4, 1), index, torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]))
     assert put.squeeze(-1).tolist() == [[1, 0, 0, 2], [0, 4, 3, 0]]
 
@@ -81,10 +86,10 @@ def test_targets_by_hand() -> None:
 
 def test_distances_by_hand() -> None:
     a, b = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[0.0, 0.0, 3.0, 1.0]])
-    assert mean_distance(a, b).item() == (1 + 4 + 0 + 9) / 2
+    assert mean_distance(a, b, torch.ones(1).bool()).item() == (1 + 4 + 0 + 9) / 2
     clones = torch.tensor([[[2.0] * 4, [4.0] * 4]])
     masks = Masks(torch.zeros(1, 1, 0).long(), torch.zeros(1, 1, 1).long())
-    comparison = Comparison(a, b, clones, {"utterance": torch.full((1, 4), 2.0)}, masks, torch.ones(1, 1).bool())
+    comparison = Comparison(a, b, clones, {"utterance": torch.full((1, 4), 2.0)}, masks, *[torch.ones(1, 1).bool()] * 2)
     assert utterance_loss(comparison).item() == (0 + 4 * 4 / 2) / 2
 
 
@@ -155,3 +160,44 @@ def test_drop_path_keeps_the_expectation() -> None:
     assert (out[:, :1] == out).all()
     assert out.mean().item() == pytest.approx(1.0, abs=0.02)
     assert torch.equal(layer.eval()(torch.ones(2, 3)), torch.ones(2, 3))
+
+
+ATOMIC = ("index_add", "scatter_add", "index_put", "embedding_dense_backward", "put_", "cumsum", "scatter_reduce")
+"""Operations whose sums a GPU adds up in no fixed order."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_of_a_step_is_added_up_in_an_order_left_to_chance(dtype: torch.dtype) -> None:
+    """Counted on the CPU's plain network, whose operations are a GPU's."""
+    names = set()
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.add(function.__name__)
+            return function(*args, **(kwargs or {}))
+
+    model = Pretraining(TINY).to(dtype)
+    batch = model.draw(torch.randn(2, 1, 128, 128), [3, 9], seed=1, epoch=1)
+    with plain(), Names():
+        sum(model(batch).terms.values(), torch.zeros(())).backward()
+    assert "index_select.default" in names and "index_copy_.default" in names
+    assert not [name for name in names if name.startswith(ATOMIC)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_teacher_stays_where_the_device_says_that_an_update_is_bad(dtype: torch.dtype) -> None:
+    """And moves as ever, bit by bit, where it says that the update is none."""
+    averages = []
+    for bad in (None, torch.zeros(()), torch.ones(())):
+        torch.manual_seed(0)
+        model = Pretraining(TINY).to(dtype)
+        averages.append([{name: value.clone() for name, value in model.teacher.average.items()}])
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+        model.update_teacher(1, None, bad)
+        averages[-1].append(model.teacher.average)
+    (_, ever), (_, good), (before, after) = averages
+    for name, value in ever.items():
+        assert torch.equal(good[name], value) and torch.equal(after[name], before[name])
+        assert not torch.equal(value, before[name])

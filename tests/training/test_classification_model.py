@@ -54,11 +54,14 @@ def without_fused(optimizer: type) -> type:
     return lambda *args, fused, **kwargs: optimizer(*args, **kwargs)
 
 
-def test_a_frozen_encoder_neither_learns_nor_drops_paths() -> None:
-    model = build(num_classes=3, freeze_encoder=True, drop_path=0.5, embed_dim=32, depth=2, num_heads=2)
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_frozen_encoder_does_not_learn_and_drops_paths_on_demand_alone(drops: bool) -> None:
+    model = build(
+        num_classes=3, freeze_encoder=True, frozen_drop_path=drops, drop_path=0.5, embed_dim=32, depth=2, num_heads=2
+    )
     model.train()
-    filterbank = torch.randn(4, 1, 32, 128)
-    assert torch.equal(model(filterbank), model(filterbank))
+    filterbank = torch.randn(16, 1, 32, 128)
+    assert torch.equal(model(filterbank), model(filterbank)) != drops
     model(filterbank).sum().backward()
     learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert learning == {"norm.weight", "norm.bias", "head.weight", "head.bias"}

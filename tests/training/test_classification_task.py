@@ -15,7 +15,9 @@ from fairseq.dataclass.initialize import add_defaults
 from fairseq.tasks import FairseqTask, setup_task
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from EAT.checkpoint import read_checkpoint
+import EAT
+from EAT.checkpoint import eat, read_checkpoint
+from EAT.checkpoint.contents import Contents
 from EAT.data.clips import batch_filterbank
 from EAT.data.labelled import LabelledClips
 from EAT.data.labels import read_descriptors, read_lbl
@@ -23,11 +25,12 @@ from EAT.data.manifest import Manifest
 from EAT.network.classifier import Classifier
 from EAT.network.front_end import FrontEnd
 from EAT.network.settings import ClassifierSettings
+from EAT.pictures.run_logs import read_log
 from EAT.tasks import classification  # noqa: F401, registers the task, the model and the criterion
 
 from ..conftest import CONFORMANCE, ROOT
 from ..fairseq_runs import Run, train, train_distributed
-from ..labelled_clips import write_multi_label, write_single_label
+from ..labelled_clips import families, write_multi_label, write_single_label
 from ..published import our_name
 from ..tiny import ENCODER, ON_A_CPU, model
 
@@ -101,6 +104,8 @@ def test_two_processes_measure_the_same_as_one_and_as_scikit_learn(multi: Path, 
         assert line["eval_mAP"] == pytest.approx(expected, abs=1e-5)
         assert line["eval_AUC"] == pytest.approx(auc, abs=1e-5)
         assert line["eval_loss"] == pytest.approx(logged[0]["eval_loss"], rel=1e-5)
+    drawn = read_log(tmp_path / "one")["eval"]  # what pictures of runs show
+    assert drawn["mAP"][-1] == pytest.approx(expected, abs=1e-5) and drawn["num_updates"][-1] == 1
     for run in (one, two[0]):  # the others keep silent
         named = re.findall(r"eval: (\d+) of 12 classes have no clip and are left out of the means: (.*)", run.output)
         assert len(named) == 1 and int(named[0][0]) == (~present).sum() and "Nobody'S" in named[0][1]
@@ -250,6 +255,10 @@ def test_a_single_label_run_keeps_the_most_accurate_checkpoint(tmp_path: Path) -
     assert state["extra_state"]["best"] == pytest.approx(best, abs=1e-6)
     assert state["cfg"]["model"]["num_classes"] == 10  # from the label descriptors
     assert 0 <= lines[-1]["eval_balanced_accuracy"] <= 1
+    names = sorted(set(families().values()))
+    model = EAT.load(tmp_path / "run" / "checkpoint_best.pt")
+    assert [(label.name, label.display) for label in model.classes] == [(name, name.title()) for name in names]
+    assert model.activation == "softmax"
 
 
 def test_a_data_set_of_ones_own_is_a_yaml(tmp_path: Path) -> None:
@@ -351,6 +360,19 @@ def test_a_folder_of_another_run_is_not_resumed(multi: Path, tmp_path: Path, cap
     assert "checkpoint_last.pt cannot be resumed by fine-tuning, it is a published pretraining" in refused(
         multi, tmp_path, caplog
     )
+
+
+def test_a_run_is_not_resumed_with_its_classes_in_another_order(multi: Path, tmp_path: Path, caplog) -> None:
+    last = tmp_path / "run" / "checkpoint_last.pt"
+    last.parent.mkdir()
+    classes = read_descriptors(multi / "label_descriptors.csv")
+    with torch.random.fork_rng():
+        model = Classifier(ClassifierSettings(embed_dim=32, depth=2, num_heads=4, num_classes=len(classes)))
+    contents = Contents("eat", model.state_dict(), model.settings, FrontEnd(128), "sigmoid", tuple(classes[::-1]))
+    eat.write(contents, str(last))
+    said = refused(multi, tmp_path, caplog)
+    assert f"class 0 of {last}, which is resumed, is {classes[-1].name!r}, but {classes[0].name!r} in " in said
+    assert "which has the same classes in another order" in said
 
 
 def test_every_epoch_draws_others_by_weight_and_every_process_the_same(multi: Path, tmp_path: Path) -> None:

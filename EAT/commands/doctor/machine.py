@@ -35,6 +35,8 @@ EXTRAS = (
     Extra("hdf5", ("h5py",), "clips in HDF5 packs, features in one .h5 file"),
     Extra("huggingface", ("safetensors",), "Hugging Face checkpoints"),
     Extra("soxr", ("soxr",), "resampling for BAT models"),
+    Extra("hub", ("huggingface_hub", "safetensors"), "checkpoints by name"),
+    Extra("table", ("pyarrow",), "features and predictions as Parquet"),
     Extra("onnx", ("onnx", "onnxscript", "onnxruntime"), "EAT.export"),
     Extra("slurm", ("hydra-submitit-launcher",), "training jobs through SLURM"),
 )

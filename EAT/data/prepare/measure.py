@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from ...audio.recordings import MIN_SECONDS, open_recording, read_audio
+from ...audio.timeout import READ_SECONDS, within
 from ...errors import DataError
 from ...network.front_end import FrontEnd, filterbank
 from ...progress import progress
@@ -23,9 +24,9 @@ Statistics = np.ndarray
 
 
 def clip_length(source: str) -> int | str:
-    """The recording's samples at its own rate, or why it cannot be used."""
+    """The recording's samples at its own rate, counted where its header only lets them be estimated; or why not."""
     try:
-        recording = open_recording(source)
+        recording = within(READ_SECONDS, source, lambda: open_recording(source))
         recording.close()
     except DataError as error:
         return str(error)
@@ -37,7 +38,7 @@ def clip_length(source: str) -> int | str:
 def clip_statistics(source: str, seconds: float) -> Statistics | str:
     """Statistics of the unpadded filterbank of the clip's first ``seconds``, or why it cannot be read."""
     try:
-        waveform = read_audio(source, round(seconds * FrontEnd.sample_rate))
+        waveform = within(READ_SECONDS, source, lambda: read_audio(source, round(seconds * FrontEnd.sample_rate)))
     except DataError as error:
         return str(error)
     values = filterbank(waveform - waveform.mean()).double()

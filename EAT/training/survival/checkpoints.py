@@ -28,6 +28,8 @@ NEEDED: dict[str, Any] = {
     "last_optimizer_state": {"state": dict, "param_groups": [dict]},
 }
 """What makes a file a checkpoint that training can resume from; lists are not empty and numbers not negative."""
+PLACE: dict[str, Any] = {"clips": int, "batch_size": int, "order": int}
+"""Where a run is in an epoch; checkpoints of 1.0 do without."""
 TASK_STATE: dict[str, Any] = {"nonfinite": {"total": int, "in_row": int}, "scaler": dict}
 
 
@@ -57,6 +59,9 @@ def _incomplete(content: dict[str, Any], with_optimizer: bool) -> str | None:
         problem = _misfit(content[name], wanted, name) if name in content else f"it holds no {name!r}"
         if problem is not None:
             return f"{problem}, so it is no training checkpoint"
+    place = content["extra_state"]["train_iterator"]
+    if "clips" in place and (problem := _misfit(place, PLACE, "extra_state.train_iterator")):
+        return problem
     for name, value in content["model"].items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
             return f"its {name} holds NaN or infinity"
@@ -126,6 +131,13 @@ def updates(path: str | os.PathLike[str]) -> int:
     return int(read_torch_file(str(path))["optimizer_history"][-1]["num_updates"])
 
 
+def is_new_run(path: str | os.PathLike[str]) -> bool:
+    """Whether nothing is there to resume from: ``path`` is a run's own last checkpoint, in a folder without any."""
+    wanted = Path(path)
+    others = any(wanted.parent.glob("checkpoint*.pt"))
+    return wanted.name.startswith(LAST) and not others and not os.path.lexists(path)
+
+
 def newest_good(path: str, with_optimizer: bool = True) -> str:
     """The checkpoint to resume from: ``path``; where that is no good one, the good one beside it with the most updates.
 
@@ -140,9 +152,9 @@ def newest_good(path: str, with_optimizer: bool = True) -> str:
     problem, wanted = corruption(path, with_optimizer), Path(path)
     if wanted.is_dir():
         raise CheckpointError(f"{path} is a folder, where the run's last checkpoint belongs; move it away.")
-    beside = [other for other in wanted.parent.glob("checkpoint*.pt") if other != wanted]
-    if problem is None or (wanted.name.startswith(LAST) and not beside and not os.path.lexists(path)):
+    if problem is None or is_new_run(path):
         return path
+    beside = [other for other in wanted.parent.glob("checkpoint*.pt") if other != wanted]
     if not wanted.name.startswith(LAST):
         raise CheckpointError(f"training cannot resume from {path}: {problem}.")
     others = [other for other in beside if corruption(other, with_optimizer) is None]
@@ -178,12 +190,17 @@ def _keep_previous(target: Path) -> None:
         return
     previous = target.with_name(target.name.replace(LAST, PREVIOUS, 1))
     with taking_place_of(previous) as partial:
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(target, partial)  # checkpoints are never written in place, so a second name is as good as a copy
-        except OSError:  # a file system without links
-            shutil.copyfile(target, partial)
-            _sync(partial)
+        _link(target, partial)
+
+
+def _link(source: Path, partial: Path) -> None:
+    """Give a file a second name, as good as a copy because checkpoints are never written in place."""
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, partial)
+        _sync(partial)
 
 
 def put_in_place(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
@@ -194,7 +211,7 @@ def put_in_place(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> 
 
     Args:
         path: where to.
-        write: writes the file that it is told.
+        write: writes the file that it is told; where that is a second name of a file, it was checked as the first.
 
     Raises:
         CheckpointError: where that is not possible; what was there before is unchanged.
@@ -205,10 +222,11 @@ def put_in_place(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> 
             left.unlink(missing_ok=True)
         with taking_place_of(target) as partial:
             write(partial)
-            _sync(partial)
-            problem = corruption(partial, with_optimizer=False)  # checkpoint.no_save_optimizer_state leaves it out
-            if problem is not None:
-                raise CheckpointError(f"{target} cannot be written: read back, {problem}.")
+            if partial.stat().st_nlink == 1:
+                _sync(partial)
+                problem = corruption(partial, with_optimizer=False)  # checkpoint.no_save_optimizer_state leaves it out
+                if problem is not None:
+                    raise CheckpointError(f"{target} cannot be written: read back, {problem}.")
             _keep_previous(target)
         _sync(target.parent)
     except (OSError, RuntimeError) as error:
@@ -226,5 +244,5 @@ def save(content: dict[str, Any], path: str) -> None:
 
 
 def copy(source: str, path: str) -> None:
-    """Copy a checkpoint; see :func:`put_in_place`."""
-    put_in_place(path, lambda partial: shutil.copyfile(source, partial))
+    """Put a checkpoint under a second name, without a second copy where the file system can; see put_in_place."""
+    put_in_place(path, lambda partial: _link(Path(source).absolute(), partial))

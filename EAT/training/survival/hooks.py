@@ -26,24 +26,22 @@ from fairseq.file_io import PathManager
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
+from ...checkpoint.fairseq_file import section
 from ...errors import CheckpointError, TrainingError
 from ...moved import RENAMED
 from ..fairseq_support import reports_user_errors
 from . import checkpoints
 from .stopping import STOPPED, end_dataloader_workers, stop
+from .writing import RETRY_SECONDS, FrozenRun, Writer
 
 logger = logging.getLogger("EAT")
 
-RETRY_SECONDS = 60.0
-"""After a checkpoint could not be written, training goes on for so long before the next attempt."""
 FINAL_ATTEMPTS, FINAL_PAUSE = 5, 10.0
 """How often the last checkpoint of a run is tried again before the run gives up, and the seconds in between."""
 
 
-class _Saving:
-    """Whether the newest attempt to save failed, and when."""
-
-    failed_at: float | None = None
+writer = Writer()
+"""The one of this process."""
 
 
 def install() -> None:
@@ -58,7 +56,7 @@ def install() -> None:
         return
     for owner, name, wrap in (
         (checkpoint_utils, "torch_persistent_save", _written_whole),
-        (checkpoint_utils, "save_checkpoint", _survives_failure),
+        (checkpoint_utils, "save_checkpoint", _meanwhile),
         (checkpoint_utils, "load_checkpoint_to_cpu", _with_plain_settings),
         (Trainer, "load_checkpoint", _falls_back),
         (Trainer, "clip_grad_norm", _skips_nonfinite),
@@ -103,23 +101,25 @@ def _copied_whole(original: Callable[..., Any]) -> Callable[..., Any]:
     return copy
 
 
-def _survives_failure(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Without it, a full disk ends the run in the middle of an epoch, with all since the last checkpoint lost."""
+def _meanwhile(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without it, training stands still while a checkpoint is written, and a full disk ends it in the middle of an
+    epoch, with all since the last checkpoint lost.
+    """
 
     @functools.wraps(original)
     def save(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> Any:
-        try:
-            path = original(cfg, trainer, epoch_itr, val_loss)
-        except (CheckpointError, OSError) as error:
-            _Saving.failed_at = time.monotonic()
-            logger.error(
-                f"no checkpoint after {trainer.get_num_updates()} updates: {error} The run goes on, and tries again "
-                f"in {RETRY_SECONDS:g} s or when the next one is due."
-            )
-            return None
-        if path is not None:
-            _Saving.failed_at = None
-        return path
+        task = trainer.task
+        if hasattr(task, "forget_save"):
+            task.forget_save()
+        others_do = cfg.no_save or cfg.write_checkpoints_asynchronously or not hasattr(task, "get_checkpoint_dict")
+        if others_do or not trainer.should_save_checkpoint_on_current_rank:
+            return original(cfg, trainer, epoch_itr, val_loss)
+        trainer.consolidate_optimizer()
+        writer.begin(
+            lambda: FrozenRun(trainer, epoch_itr),
+            lambda frozen: original(cfg, frozen, frozen, val_loss),
+        )
+        return None
 
     return save
 
@@ -168,16 +168,22 @@ def _limit_waiting(seconds: float) -> None:
 
 
 def _with_plain_settings(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Without it, no run of several processes could be resumed, and one of release 1.0 would log empty meters.
+    """Without it, no run of several processes could be resumed, and one of release 1.0 would log empty meters and take
+    its place in an epoch for that of as many devices and clips a batch as there are now.
 
     The first process sends what it read to the others, who refuse to unpickle the settings' class.
     """
 
     @functools.wraps(original)
-    def load(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        state = original(*args, **kwargs)
+    def load(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = original(path, *args, **kwargs)
         if OmegaConf.is_config(state.get("cfg")):
             state["cfg"] = OmegaConf.to_container(state["cfg"])
+        place = state.get("extra_state", {}).get("train_iterator", {})
+        if "clips" not in place:  # before 1.1, a number of batches of a device
+            dataset, devices = (section(path, state, name) for name in ("dataset", "distributed_training"))
+            place["batch_size"] = dataset.get("batch_size")
+            place["devices"] = devices.get("distributed_world_size")
         meters = state.get("extra_state", {}).get("metrics", {})
         for name, kept in meters.items():
             meters[name] = [(priority, RENAMED.get(key, key), *rest) for priority, key, *rest in kept]
@@ -221,7 +227,8 @@ def _skips_nonfinite(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _stops_when_told(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Without it, SIGTERM loses all since the last checkpoint, and one that failed is not tried again in between.
+    """Without it, SIGTERM loses all since the last checkpoint, none is saved by the clock, and one that failed is not
+    tried again in between.
 
     That a process was told travels to the others with the statistics of the update, so all stop after the same one.
     """
@@ -235,20 +242,30 @@ def _stops_when_told(original: Callable[..., Any]) -> Callable[..., Any]:
             _save_and_leave(cfg, trainer, epoch_itr)
         result = original(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
         last = result[1] or (end_of_epoch and epoch_itr.epoch >= (cfg.optimization.max_epoch or float("inf")))
-        if _Saving.failed_at is not None:
-            if last:
+        if last:
+            writer.wait()
+            if writer.failed_at is not None:
                 _save_at_last(cfg, trainer, epoch_itr, result[0][0])
-            elif time.monotonic() - _Saving.failed_at > RETRY_SECONDS:
-                checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
+        elif getattr(task, "save_due", False) or _to_try_again():
+            checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
         return result
 
     return validate_and_save
 
 
+def _to_try_again() -> bool:
+    return writer.failed_at is not None and time.monotonic() - writer.failed_at > RETRY_SECONDS
+
+
+def _save_and_wait(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float | None = None) -> None:
+    checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, val_loss)
+    writer.wait()
+
+
 def _save_and_leave(cfg: Any, trainer: Any, epoch_itr: Any) -> None:
     """Save, wait for the process that writes, and end with status 75."""
-    checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
-    saved = "its last checkpoint stays" if _Saving.failed_at is not None or cfg.checkpoint.no_save else "it is saved"
+    _save_and_wait(cfg, trainer, epoch_itr)
+    saved = "its last checkpoint stays" if writer.failed_at is not None or cfg.checkpoint.no_save else "it is saved"
     if dist.is_initialized():
         dist.barrier()
     logger.warning(
@@ -263,8 +280,8 @@ def _save_at_last(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> None
     """Try again and again to save the end of the run."""
     for _ in range(FINAL_ATTEMPTS):
         time.sleep(FINAL_PAUSE)
-        checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, val_loss)
-        if _Saving.failed_at is None:
+        _save_and_wait(cfg, trainer, epoch_itr, val_loss)
+        if writer.failed_at is None:
             return
     raise CheckpointError(
         f"the run's end could not be saved in {cfg.checkpoint.save_dir}; make room there and run the same command "
@@ -302,6 +319,7 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             if multiprocessing.parent_process() is not None:
                 raise  # the process that started this one deals with it
+            writer.wait()
             logger.info(
                 f"stopped by Ctrl-C after {trainer.get_num_updates()} updates. {_way_back(cfg)} (SIGTERM instead saves "
                 "before it stops.)"
@@ -314,11 +332,9 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _save_between_updates(cfg: Any, trainer: Any, epoch_itr: Any) -> None:
     """Save what the last whole update left; batches taken for the next one are given back."""
-    iterator, frequency = epoch_itr._cur_epoch_itr, cfg.optimization.update_freq
-    if iterator is not None:
-        iterator.n -= iterator.n % frequency[min(epoch_itr.epoch, len(frequency)) - 1]
+    epoch_itr.back_to_update()
     if trainer.get_num_updates() > 0 and not dist.is_initialized():  # alone: others may be in the midst of an update
-        checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
+        _save_and_wait(cfg, trainer, epoch_itr)
 
 
 def _way_back(cfg: Any) -> str:

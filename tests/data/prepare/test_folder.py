@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from EAT.commands.prepare import main
 from EAT.data.manifest import Manifest
+from EAT.data.prepare import measure
 from EAT.data.prepare.folder import divide
 from EAT.errors import ConfigError
+
+from ...recordings import hanging
 
 
 def names(path):
@@ -159,3 +162,18 @@ def test_division_depends_on_the_seed_and_shares_must_leave_something():
     assert divide(classes, 0.2, 0, 1)["eval"].tolist() != divide(classes, 0.2, 0, 2)["eval"].tolist()
     with pytest.raises(ConfigError, match="less than 1"):
         divide(classes, 0.6, 0.4, 1)
+
+
+def test_what_is_no_file_or_cannot_be_opened_is_named(place, tmp_path, capsys, monkeypatch):
+    """A pipe, a link that leads round, and a file that hangs as on a disk that went away."""
+    audio = tmp_path / "audio"
+    place(audio / "good.wav")
+    os.mkfifo(audio / "pipe.wav")
+    (audio / "round.wav").symlink_to("round.wav")
+    monkeypatch.setattr(measure, "READ_SECONDS", 0.5)
+    with hanging(audio / "hangs.wav"):
+        assert main(["folder", str(audio), str(tmp_path / "data"), "--unlabelled", "--num-workers", "0"]) == 1
+    printed = capsys.readouterr()
+    for words in ("pipe.wav is a pipe", "round.wav does not exist", "hangs.wav could not be read within 0.5 s"):
+        assert printed.err.count(words) == 1
+    assert names(tmp_path / "data" / "train.tsv") == ["good.wav"]

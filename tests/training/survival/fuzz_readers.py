@@ -59,12 +59,14 @@ def one_input(data: bytes) -> None:
     if not data:
         return
     name, read = READERS[data[0] % len(READERS)]
-    path = FOLDER / name
-    path.write_bytes(data[1:])
-    try:
-        read(path)
-    except EATError as error:
-        assert str(error)
+    # Each in a folder of its own: what is kept open by its path would be read again and again.
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        path = Path(folder) / name
+        path.write_bytes(data[1:])
+        try:
+            read(path)
+        except EATError as error:
+            assert str(error)
 
 
 if __name__ == "__main__":

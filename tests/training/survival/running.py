@@ -21,8 +21,10 @@ import torch
 from ...conftest import ROOT
 from ...fairseq_runs import TINY, Run, arguments, environment
 
+PRECISIONS = {"bf16": ("common.bf16=true",), "float32": ("common.bf16=false",)}
 SMALLEST = (
     *TINY,
+    *PRECISIONS["bf16"],
     "model.embed_dim=16",
     "model.num_heads=2",
     "model.clone_batch=1",
@@ -32,7 +34,7 @@ SMALLEST = (
     "dataset.batch_size=4",
     "lr_scheduler.lr_period_updates=1000",
 )
-"""What makes an update as quick as it gets."""
+"""What makes an update as quick as it gets, in the recipes' precision."""
 
 
 class LiveRun:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import subprocess
@@ -15,6 +14,7 @@ import soundfile
 
 from ...conftest import ROOT
 from ...fairseq_runs import environment, train
+from ...recordings import hanging
 from .running import SMALLEST
 
 pytestmark = pytest.mark.faults
@@ -134,20 +134,20 @@ def test_files_that_vanish_change_or_hang_are_skipped(tmp_path: Path) -> None:
         recording(rng, audio / name, "WAV")
     lines = [*names, "vanished.wav", "hangs.wav", "grown.wav"]
     (tmp_path / "train.tsv").write_text("\n".join(["audio", *(f"{name}\t8000" for name in lines)]) + "\n")
-    os.mkfifo(audio / "hangs.wav")
     content = bytearray(recording(rng, audio / "grown.wav", "WAV"))
     content[40:44] = struct.pack("<I", len(content) * 4)  # the header of a longer recording than was copied so far
     (audio / "grown.wav").write_bytes(content)
-    run = train(
-        "pretraining_AS2M",
-        *SMALLEST,
-        f"task.data={tmp_path}",
-        f"checkpoint.save_dir={tmp_path}/run",
-        "task.max_skipped=0.5",
-        "task.read_timeout=0.5",
-        "dataset.num_workers=1",
-        "optimization.max_update=6",  # two epochs
-    )
+    with hanging(audio / "hangs.wav"):
+        run = train(
+            "pretraining_AS2M",
+            *SMALLEST,
+            f"task.data={tmp_path}",
+            f"checkpoint.save_dir={tmp_path}/run",
+            "task.max_skipped=0.5",
+            "task.read_timeout=0.5",
+            "dataset.num_workers=1",
+            "optimization.max_update=6",  # two epochs
+        )
     for reason in ("vanished.wav does not exist", "hangs.wav could not be read within 0.5 s", "grown.wav is cut short"):
         assert sum(reason in line for line in run.output.splitlines()) == 1, reason
     assert sum(run.values("bsz")) == 2 * len(names)

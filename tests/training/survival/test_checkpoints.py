@@ -102,6 +102,7 @@ def test_the_newest_good_one_takes_the_place_of_a_damaged_one(tmp_path: Path) ->
         (["extra_state", "train_iterator"], None, "its extra_state.train_iterator is no dict"),
         (["extra_state", "train_iterator", "epoch"], 1.5, "its extra_state.train_iterator.epoch is no int"),
         (["extra_state", "train_iterator"], {"epoch": 1}, "it holds no extra_state.train_iterator.iterations_in_epoch"),
+        (["extra_state", "train_iterator", "clips"], 4, "it holds no extra_state.train_iterator.batch_size"),
         (["extra_state", "EATPretrainingTask"], [1], "its EATPretrainingTask is no dict"),
         (["extra_state", "EATPretrainingTask", "nonfinite", "total"], "x", "its EATPretrainingTask.nonfinite.total"),
         (["extra_state", "EATPretrainingTask", "scaler"], 3, "its EATPretrainingTask.scaler is no dict"),

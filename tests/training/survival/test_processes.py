@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 
 import psutil
@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from ...fairseq_runs import train
-from .running import SMALLEST, LiveRun, assert_same_end, losses, write_noise
+from ...recordings import hanging
+from .running import SMALLEST, LiveRun, assert_same_end, final, losses, write_noise
 
 pytestmark = pytest.mark.faults
 
@@ -74,6 +75,31 @@ def test_one_rank_killed_another_stopped_and_both_restarted(clip_manifest: Path,
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
+def test_two_processes_and_one_take_turns(clip_manifest: Path, tmp_path: Path) -> None:
+    """As many clips an update are the same clips, and the weights the same to the last bit."""
+
+    def both(folder: str, updates: int) -> str:
+        pair = ranks(tmp_path / folder, clip_manifest, f"optimization.max_update={updates}")
+        ended = [run.finish() for run in pair]
+        assert [run.status for run in ended] == [0, 0], ended[0].output[-2000:] + ended[1].output[-2000:]
+        return ended[0].output
+
+    whole = both("whole", 36)
+    output = both("run", 5)
+    last = tmp_path / "run" / "checkpoint_last.pt"
+    saved = torch.load(last)
+    for name in ("clips", "batch_size", "order"):  # as release 1.0 kept its place
+        del saved["extra_state"]["train_iterator"][name]
+    torch.save(saved, last)
+    alone = ("dataset.batch_size=2", "optimization.update_freq=[2]", "optimization.max_update=12")
+    given = (f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}/run")
+    output += train("pretraining_AS2M", *SMALLEST, *given, *alone).output + both("run", 36)
+    assert len(losses(whole)) == 36  # of which 31 are an epoch
+    assert losses(output) == pytest.approx(losses(whole), rel=1e-6)
+    one, other = final(tmp_path / "run"), final(tmp_path / "whole")
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def test_a_rank_that_hangs_is_waited_for_no_longer_than_is_set(clip_manifest: Path, tmp_path: Path) -> None:
     pair = ranks(tmp_path, clip_manifest, "optimization.max_update=100000", "task.process_timeout=20")
     try:
@@ -89,28 +115,25 @@ def test_a_rank_that_hangs_is_waited_for_no_longer_than_is_set(clip_manifest: Pa
 
 def test_a_reading_process_that_dies_names_its_file(tmp_path: Path) -> None:
     lines = write_noise(tmp_path / "audio", 12)
-    os.mkfifo(tmp_path / "audio" / "hangs.wav")  # keeps whoever reads it where they are
     (tmp_path / "train.tsv").write_text("\n".join(["audio", *lines, "hangs.wav\t8000"]) + "\n")
-    run = LiveRun(
-        *SMALLEST,
-        f"task.data={tmp_path}",
-        f"checkpoint.save_dir={tmp_path}/run",
-        "dataset.num_workers=1",
-        "dataset.batch_size=1",
-        "optimization.max_update=1000",
-    )
-    try:
-        run.wait_for(r"\[train_inner\]")
-        worker = psutil.Process(run.process.pid).children()[0]
-        writer = None
-        while writer is None:
-            with contextlib.suppress(OSError):  # until somebody reads
-                writer = os.open(tmp_path / "audio" / "hangs.wav", os.O_WRONLY | os.O_NONBLOCK)
-        worker.kill()
-        ended = run.finish()
-        os.close(writer)
-    finally:
-        run.close()
+    with hanging(tmp_path / "audio" / "hangs.wav") as waited_for:
+        run = LiveRun(
+            *SMALLEST,
+            f"task.data={tmp_path}",
+            f"checkpoint.save_dir={tmp_path}/run",
+            "dataset.num_workers=1",
+            "dataset.batch_size=1",
+            "optimization.max_update=1000",
+        )
+        try:
+            run.wait_for(r"\[train_inner\]")
+            worker = psutil.Process(run.process.pid).children()[0]
+            while not waited_for():
+                time.sleep(0.05)
+            worker.kill()
+            ended = run.finish()
+        finally:
+            run.close()
     assert ended.status == 1  # a line that was being logged at that moment may be replaced by a traceback
     assert "a DataLoader worker ended unexpectedly" in ended.output
     assert f"while it was on {tmp_path}/audio/hangs.wav" in ended.output, ended.output[-700:]
@@ -118,7 +141,7 @@ def test_a_reading_process_that_dies_names_its_file(tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_loses_no_update(clip_manifest: Path, tmp_path: Path) -> None:
     given = (
-        *SMALLEST, "common.bf16=true", f"task.data={clip_manifest}", "dataset.num_workers=1",
+        *SMALLEST, f"task.data={clip_manifest}", "dataset.num_workers=1",
         "optimization.update_freq=[3]", f"optimization.max_update={UPDATES}",
     )  # fmt: skip
     run = LiveRun(*given, f"checkpoint.save_dir={tmp_path}/run")

@@ -13,7 +13,7 @@ import torch
 
 from ...fairseq_runs import train
 from ...labelled_clips import write_multi_label
-from .running import SMALLEST, LiveRun
+from .running import PRECISIONS, SMALLEST, LiveRun
 
 pytestmark = pytest.mark.faults
 
@@ -65,8 +65,10 @@ def assert_exact(config: str, folder: Path, overrides: tuple[str, ...], updates:
     return expected
 
 
-def test_accumulated_gradients(clip_manifest: Path, tmp_path: Path) -> None:
-    overrides = (*SMALLEST, f"task.data={clip_manifest}", "task.crop=random", "optimization.update_freq=[3]")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_accumulated_gradients(clip_manifest: Path, tmp_path: Path, precision: str) -> None:
+    given = (*SMALLEST, *PRECISIONS[precision])
+    overrides = (*given, f"task.data={clip_manifest}", "task.crop=random", "optimization.update_freq=[3]")
     assert_exact("pretraining_AS2M", tmp_path, overrides, (5, 14))  # 31 batches are 11 updates, the last of one
 
 
@@ -74,6 +76,7 @@ def test_float16_with_a_loss_scale_that_moves(clip_manifest: Path, tmp_path: Pat
     overrides = (
         *SMALLEST,
         f"task.data={clip_manifest}",
+        "common.bf16=false",
         "common.fp16=true",
         f"common.fp16_init_scale={2**16}",
         "+common.fp16_scale_window=3",
@@ -89,5 +92,5 @@ def test_weighted_sampling_with_augmentation(tmp_path: Path) -> None:
     write_multi_label(data)
     clips = len((data / "train.tsv").read_text().splitlines()) - 1
     (data / "weights").write_text("".join(f"{1 + index}\n" for index in range(clips)))
-    overrides = (*FINETUNING, f"task.data={data}", "task.weights=weights", "common.bf16=true", "model.num_classes=12")
+    overrides = (*FINETUNING, f"task.data={data}", "task.weights=weights", "model.num_classes=12")
     assert_exact("finetuning_AS2M", tmp_path, overrides, (3, 12))  # epochs of five batches

@@ -11,6 +11,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from EAT.training.survival.checkpoints import corruption
 from ...fairseq_runs import Run, train
 from ...hostile import Opens
 from .conftest import FIGURES
-from .running import SMALLEST, LiveRun, assert_same_end, final, losses, write_noise
+from .running import PRECISIONS, SMALLEST, LiveRun, assert_same_end, final, losses, write_noise
 
 pytestmark = pytest.mark.faults
 
@@ -30,24 +31,39 @@ UPDATES = 200
 """Of the run that is killed: more than ten lives before the last one make."""
 
 
+IN_BOTH = pytest.mark.parametrize("undisturbed", PRECISIONS, indirect=True)
+"""For what touches the optimiser's state; everything else runs in bfloat16, as the recipes do."""
+
+
+class Undisturbed(NamedTuple):
+    """A run that nothing happened to."""
+
+    folder: Path
+    run: Run
+    given: tuple[str, ...]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(clip_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+def undisturbed(
+    request: pytest.FixtureRequest, clip_manifest: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Undisturbed:
     """A run of ``UPDATES`` updates that nothing happens to."""
     folder = tmp_path_factory.mktemp("undisturbed")
+    given = (*SMALLEST, *PRECISIONS[getattr(request, "param", "bf16")])
     run = train(
         "pretraining_AS2M",
-        *SMALLEST,
+        *given,
         f"task.data={clip_manifest}",
         f"checkpoint.save_dir={folder}",
         f"optimization.max_update={UPDATES}",
     )
-    return folder, run
+    return Undisturbed(folder, run, given)
 
 
-def live_and_die(folder: Path, data: Path, kills: int) -> tuple[str, int]:
+def live_and_die(folder: Path, data: Path, kills: int, given: tuple[str, ...]) -> tuple[str, int]:
     """Run, killed ``kills`` times, to the end; returns what was logged and how many kills met a save."""
     common = (
-        *SMALLEST,
+        *given,
         f"task.data={data}",
         f"checkpoint.save_dir={folder}",
         "checkpoint.save_interval_updates=1",
@@ -77,13 +93,14 @@ def live_and_die(folder: Path, data: Path, kills: int) -> tuple[str, int]:
     return output + train("pretraining_AS2M", *common).output, during_save
 
 
-def test_twenty_kills_change_nothing(clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run]) -> None:
+@IN_BOTH
+def test_twenty_kills_change_nothing(clip_manifest: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]  # two runs at a time, each killed ten times
     with ThreadPoolExecutor(2) as pool:
-        lives = list(pool.map(lambda folder: live_and_die(folder, clip_manifest, 10), folders))
+        lives = list(pool.map(lambda folder: live_and_die(folder, clip_manifest, 10, undisturbed.given), folders))
     FIGURES.append(f"20 runs killed, {sum(kills for _, kills in lives)} of them during a save")
     assert sum(kills for _, kills in lives) >= 3
-    expected = losses(undisturbed[1].output)
+    expected = losses(undisturbed.run.output)
     assert len(expected) == UPDATES
     for folder, (output, _) in zip(folders, lives, strict=True):
         assert "is damaged" not in output
@@ -91,14 +108,15 @@ def test_twenty_kills_change_nothing(clip_manifest: Path, tmp_path: Path, undist
         missing = expected.keys() - lived.keys()
         assert len(missing) <= 10 and UPDATES not in missing  # a line cut off, or not logged yet, at a kill
         assert lived == pytest.approx({update: expected[update] for update in lived}, rel=1e-6)
-        assert_same_end(folder, undisturbed[0])
+        assert_same_end(folder, undisturbed.folder)
 
 
+@IN_BOTH
 def test_a_signal_to_the_whole_job_saves_and_stops(
-    clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run]
+    clip_manifest: Path, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
     common = (
-        *SMALLEST,
+        *undisturbed.given,
         f"task.data={clip_manifest}",
         f"checkpoint.save_dir={tmp_path}",
         "dataset.num_workers=2",
@@ -122,14 +140,14 @@ def test_a_signal_to_the_whole_job_saves_and_stops(
         assert "Traceback" not in stopped.output
     last = train("pretraining_AS2M", *common)
     lived = {**losses(output), **losses(last.output)}
-    assert lived == pytest.approx(losses(undisturbed[1].output), rel=1e-6)
-    assert_same_end(tmp_path, undisturbed[0])
+    assert lived == pytest.approx(losses(undisturbed.run.output), rel=1e-6)
+    assert_same_end(tmp_path, undisturbed.folder)
 
 
 def test_a_damaged_last_checkpoint_is_replaced_by_the_newest_good_one(
-    clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run]
+    clip_manifest: Path, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
-    shutil.copytree(undisturbed[0], tmp_path / "run")
+    shutil.copytree(undisturbed.folder, tmp_path / "run")
     last, previous = tmp_path / "run" / "checkpoint_last.pt", tmp_path / "run" / "checkpoint_previous.pt"
     assert previous.exists()
     common = (
@@ -143,7 +161,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_newest_good_one(
     last.write_bytes(flipped)
     run = train("pretraining_AS2M", *common)
     assert f"{last} cannot be used (the checksum of" in run.output and f"resuming from {previous}" in run.output
-    assert_same_end(tmp_path / "run", undisturbed[0])
+    assert_same_end(tmp_path / "run", undisturbed.folder)
     for path in (last, previous):
         os.truncate(path, 1000)
     run = train("pretraining_AS2M", *common, expect=1)
@@ -152,9 +170,9 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_newest_good_one(
 
 @pytest.mark.parametrize("what", ["missing", "folder", "fifo", "link"])
 def test_a_run_never_starts_over_where_there_is_a_good_checkpoint(
-    clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run], what: str
+    clip_manifest: Path, tmp_path: Path, undisturbed: Undisturbed, what: str
 ) -> None:
-    shutil.copytree(undisturbed[0], tmp_path / "run")
+    shutil.copytree(undisturbed.folder, tmp_path / "run")
     last, previous = tmp_path / "run" / "checkpoint_last.pt", tmp_path / "run" / "checkpoint_previous.pt"
     last.unlink()
     make = {"folder": last.mkdir, "fifo": lambda: os.mkfifo(last), "link": lambda: last.symlink_to("nowhere")}
@@ -173,13 +191,13 @@ def test_a_run_never_starts_over_where_there_is_a_good_checkpoint(
     said = "it is missing" if what == "missing" else "it is no file"
     assert f"{last} cannot be used ({said}); resuming from {previous}" in run.output
     assert min(losses(run.output)) > 1
-    assert_same_end(tmp_path / "run", undisturbed[0])
+    assert_same_end(tmp_path / "run", undisturbed.folder)
 
 
 def test_a_finished_run_says_so_and_changes_nothing(
-    clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run]
+    clip_manifest: Path, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
-    shutil.copytree(undisturbed[0], tmp_path / "run")
+    shutil.copytree(undisturbed.folder, tmp_path / "run")
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "run").glob("*.pt")}
     given = (*SMALLEST, f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}/run")
     for _ in range(2):
@@ -201,7 +219,7 @@ def test_weights_are_saved_where_the_optimisers_state_is_not_wanted(clip_manifes
     assert "it holds no 'last_optimizer_state'" in again.output and "Traceback" not in again.output
 
 
-def test_a_full_disk_does_not_end_the_run(clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run]) -> None:
+def test_a_full_disk_does_not_end_the_run(clip_manifest: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
     def full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 
@@ -224,7 +242,7 @@ def test_a_full_disk_does_not_end_the_run(clip_manifest: Path, tmp_path: Path, u
     finally:
         run.close()
     assert done.status == 0 and "Traceback" not in done.output
-    assert_same_end(tmp_path, undisturbed[0])
+    assert_same_end(tmp_path, undisturbed.folder)
 
 
 def test_absurd_samples_are_skipped_and_a_run_that_diverges_is_stopped(tmp_path: Path) -> None:
@@ -260,6 +278,7 @@ def test_an_overflow_in_float16_reaches_neither_student_nor_teacher(clip_manifes
     run = train(
         "pretraining_AS2M",
         *SMALLEST,
+        "common.bf16=false",
         "common.fp16=true",
         f"common.fp16_init_scale={2**60}",
         f"task.data={clip_manifest}",
@@ -276,12 +295,12 @@ def test_an_overflow_in_float16_reaches_neither_student_nor_teacher(clip_manifes
 
 
 def test_no_pickle_runs_in_training(
-    clip_manifest: Path, tmp_path: Path, undisturbed: tuple[Path, Run], monkeypatch: pytest.MonkeyPatch
+    clip_manifest: Path, tmp_path: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)  # which the fairseq layer sets in its process
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # what would switch torch's own guard off
     (tmp_path / "run").mkdir()
-    state = torch.load(undisturbed[0] / "checkpoint_last.pt", weights_only=True)
+    state = torch.load(undisturbed.folder / "checkpoint_last.pt", weights_only=True)
     for name in ("checkpoint_last.pt", "other.pt"):
         torch.save({**state, "args": Opens(tmp_path / "ran")}, tmp_path / "run" / name)
     (tmp_path / "run" / "plain.pt").write_bytes(pickle.dumps(Opens(tmp_path / "ran")))

@@ -1,0 +1,115 @@
+"""``python -m EAT.bench``: recipes against each other."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..comparison.corpus import TABLES, prepare_corpus
+from ..comparison.recipes import plans, read_bench
+from ..comparison.runs import carry_out_all, read_results, with_controls
+from ..comparison.table import markdown, rows
+from ..errors import ConfigError, EATError
+from ..inference.readouts import READOUTS
+from ..pictures.compute import draw_compute
+from ..pictures.style import check_kind, save
+from ..recipes import FOLDER
+from ..system import usable_cores
+from .command_line import described, exit_status
+
+RECIPES = Path(__file__).parents[2] / "benchmarks" / "science" / "recipes.yaml"
+EXAMPLES = """
+python -m EAT.bench --corpus corpus/ --work bench/ --results runs.jsonl
+python -m EAT.bench --corpus corpus/ --work bench/ --results runs.jsonl --size standard --only eat,slow_teacher
+python -m EAT.bench --data clips/ --task families=labelled/ --work bench/ --results runs.jsonl --recipes mine.yaml
+python -m EAT.bench --results runs.jsonl --table --picture compute.png
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = described(
+        argparse.ArgumentParser(prog="python -m EAT.bench"),
+        "Compare recipes: pre-train each at equal work with several seeds, freeze, judge by ridge regression across "
+        "groups of labelled clips, beside an untrained network and the log-mel spectrogram. What is done already is "
+        "not done again.",
+        EXAMPLES,
+    )
+    add = top.add_argument
+    add("--results", type=Path, required=True, metavar="JSONL", help="a line a finished run; read first, then added to")
+    add("--recipes", type=Path, default=RECIPES, metavar="YAML", help="what is compared (default: the project's own)")
+    add("--size", default="screening", help="which of the recipes' sizes (default screening)")
+    add("--division", choices=("all", "choice", "held_out"), default="all",
+        help="the table's groups: each left out in turn; those that recipes are chosen on; the others")  # fmt: skip
+    add("--only", metavar="NAMES", help="recipes with commas between them (default: all)")
+    add("--readouts", default="mean,rows,rows_max", help=f"columns of the table, of {', '.join(READOUTS)}")
+    add("--corpus", type=Path, metavar="FOLDER", help="voices, ESC-10 and digits as zips with their tables")
+    add("--data", type=Path, metavar="FOLDER", help="or: a prepared folder to pre-train on")
+    add("--task", action="append", default=[], metavar="NAME=FOLDER",
+        help="with --data: a prepared folder with labels and groups.csv to judge by; may be given again")  # fmt: skip
+    add("--work", type=Path, metavar="FOLDER", help="where the corpus is unpacked, and runs are while they last")
+    add("--jobs", type=int, default=usable_cores(), metavar="N", help="runs side by side, a core each (default: cores)")
+    add("--keep", action="store_true", help="keep the runs' checkpoints and logs")
+    add("--table", action="store_true", help="only show what the results hold")
+    add("--picture", type=Path, metavar="FILE", help="also draw scores against work")
+    return top
+
+
+def sources(args: argparse.Namespace) -> tuple[Path, dict[str, Path]]:
+    """What is pre-trained on, and the tasks. Raises ConfigError."""
+    if (args.corpus is None) == (args.data is None):
+        raise ConfigError("give --corpus FOLDER, or --data FOLDER with --task NAME=FOLDER.")
+    if args.work is None:
+        raise ConfigError("give --work FOLDER, where runs are while they last.")
+    if args.corpus is not None:
+        prepare_corpus(args.corpus, args.work)
+        folders = {table.name: args.work / table.name for table in TABLES}
+        return next(folders[table.name] for table in TABLES if table.label is None), {
+            table.name: folders[table.name] for table in TABLES if table.label is not None
+        }
+    named = [text.partition("=") for text in args.task]
+    if not named or any(not (name and folder) for name, _, folder in named):
+        raise ConfigError("--data needs a --task NAME=FOLDER at least.")
+    return args.data, {name: Path(folder) for name, _, folder in named}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing, then show the table; 1 where a run failed."""
+    if args.picture:
+        check_kind(args.picture)
+    bench = read_bench(args.recipes)
+    failed = 0
+    if not args.table:
+        data, tasks = sources(args)
+        only = args.only.split(",") if args.only else None
+        planned = with_controls(bench, plans(bench, args.size, FOLDER, only))
+        folders = {name: folder.resolve() for name, folder in tasks.items()}
+        for done in carry_out_all(
+            planned, FOLDER, data.resolve(), folders, args.work.resolve(), args.results, args.jobs, args.keep
+        ):
+            if isinstance(done, EATError):
+                failed += 1
+                print(f"error: {done}", file=sys.stderr)
+            else:
+                print(f"{done['recipe']}, seed {done['seed']}: {done['updates']} updates in {done['train_seconds']} s",
+                      file=sys.stderr, flush=True)  # fmt: skip
+    table = rows(read_results(args.results), args.size, bench.reference, args.division)
+    if not table:
+        raise ConfigError(f"{args.results} holds no run of the size {args.size!r}.")
+    print(markdown(table, args.readouts.split(",")))
+    if args.picture:
+        save(draw_compute(read_results(args.results), bench.reference, args.division), args.picture)
+        print(f"picture -> {args.picture}")
+    return 1 if failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare recipes.
+
+    Returns:
+        0, 1 when a run failed, or 2 when the arguments cannot be used.
+    """
+    args = parser().parse_args(arguments)
+    return exit_status(lambda: run(args), stopped="stopped; the same command resumes from here.")

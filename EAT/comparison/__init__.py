@@ -1,0 +1,1 @@
+"""Recipes against each other: pre-train, freeze, probe; at equal cost, over seeds, with intervals."""

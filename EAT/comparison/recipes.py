@@ -1,0 +1,188 @@
+"""What is compared: a YAML of recipes, each a few Hydra overrides of one that ``config/`` has, at equal work.
+
+```yaml
+base: pretraining_demo            # a recipe of config/
+user_dir: EAT                     # or a folder of choices of one's own (docs/extending.md)
+reference: eat                    # what the others are compared with, and whose work is the budget
+sizes:
+  screening:
+    updates: 1000                 # of the reference
+    seeds: [1, 2, 3]
+    overrides: [model.embed_dim=256, ...]
+recipes:
+  eat: []
+  slow_teacher: [model.ema_decay=0.999]
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ..errors import ConfigError
+from ..network.objective import TERMS
+from ..network.pretraining import Pretraining
+from ..network.settings import PretrainingSettings
+
+
+@dataclass(frozen=True)
+class Size:
+    """A budget."""
+
+    updates: int
+    """Of the reference."""
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A file of recipes, read."""
+
+    base: str
+    user_dir: str
+    reference: str
+    sizes: dict[str, Size]
+    recipes: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run."""
+
+    recipe: str
+    size: str
+    seed: int
+    base: str
+    user_dir: str
+    overrides: tuple[str, ...]
+    updates: int
+    gflop: float
+    """Of an update: forward, backward and teacher, as counted."""
+
+    @property
+    def key(self) -> str:
+        """What identifies the run: whatever its result depends on, and nothing else."""
+        control = "" if self.updates else self.recipe
+        text = json.dumps([self.base, list(self.overrides), self.updates, self.seed, control])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_bench(path: Path) -> Bench:
+    """Read a file of recipes. Raises ConfigError for one that is none."""
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sizes = {
+            name: Size(int(size["updates"]), tuple(map(int, size["seeds"])), tuple(size.get("overrides") or ()))
+            for name, size in given["sizes"].items()
+        }
+        recipes = {name: tuple(overrides or ()) for name, overrides in given["recipes"].items()}
+        bench = Bench(given["base"], given.get("user_dir", "EAT"), given["reference"], sizes, recipes)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is no file of recipes ({error!r}); benchmarks/science/recipes.yaml is one."
+        ) from None
+    if bench.reference not in recipes:
+        raise ConfigError(f"{path}: the reference {bench.reference!r} is none of its recipes.")
+    return bench
+
+
+def import_choices(user_dir: str) -> None:
+    """Import a folder of choices of one's own, as fairseq does from ``common.user_dir``."""
+    path = Path(user_dir)
+    if path.name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(path.name, path / "__init__.py")
+    if spec is None or spec.loader is None or not (path / "__init__.py").is_file():
+        raise ConfigError(f"user_dir {user_dir} has no __init__.py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.name] = module
+    spec.loader.exec_module(module)
+
+
+def composed(config: Path, base: str, overrides: Sequence[str]) -> Mapping[str, Any]:
+    """A recipe with overrides, as Hydra composes it. Raises ConfigError."""
+    try:
+        import hydra
+        from hydra.errors import HydraException
+        from omegaconf import OmegaConf
+    except ImportError:
+        raise ConfigError(
+            "comparing recipes trains models, which needs fairseq: see the README's installation."
+        ) from None
+    try:
+        with hydra.initialize_config_dir(str(config.resolve()), version_base=None):
+            made = hydra.compose(base, overrides=list(overrides))
+    except HydraException as error:
+        raise ConfigError(f"{base} with {' '.join(overrides)}: {' '.join(str(error).split())}") from None
+    return {name: OmegaConf.to_container(value) for name, value in made.items() if value is not None}  # type: ignore
+
+
+def count_gflop(recipe: Mapping[str, Any]) -> float:
+    """Work of one update, counted: multiply-adds as 2, of everything that runs through the network once and back.
+
+    Two clips are counted and scaled to the batch.
+    """
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    # PyTorch's counter knows the attention kernels of GPUs alone.
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    kernels = {
+        attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+        ),
+    }
+    settings = PretrainingSettings.take(recipe["model"])
+    model = Pretraining(settings)
+    filterbank = torch.randn(2, 1, int(recipe["task"]["target_length"]), settings.mel_bins)
+    batch = model.draw(filterbank, [0, 1], seed=1, epoch=1)
+    weights = {
+        "frame": 1.0, "utterance": recipe["criterion"]["utterance_weight"], **(recipe["criterion"].get("weights") or {})
+    }  # fmt: skip
+    with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
+        outcome = model(batch, [name for name in weights if name in TERMS])
+        torch.stack([weights[name] * value for name, value in outcome.terms.items()]).sum().backward()
+    clips = recipe["dataset"]["batch_size"] * recipe["optimization"]["update_freq"][0]
+    return counter.get_total_flops() / 1e9 / 2 * clips
+
+
+def plans(bench: Bench, size: str, config: Path, only: Sequence[str] | None = None) -> list[Plan]:
+    """The runs of a size, seed by seed, each recipe with as many updates as fit into the reference's work.
+
+    Raises:
+        ConfigError: for a size or recipe that there is not, or overrides that do not compose.
+    """
+    if size not in bench.sizes:
+        raise ConfigError(f"there is no size {size!r}; it must be one of {', '.join(bench.sizes)}.")
+    unknown = [name for name in only or () if name not in bench.recipes]
+    if unknown:
+        raise ConfigError(f"there is no recipe {unknown[0]!r}; there are {', '.join(bench.recipes)}.")
+    import_choices(bench.user_dir)
+    budget = bench.sizes[size]
+    work = {
+        name: count_gflop(composed(config, bench.base, (*budget.overrides, *own, "task.data=.")))
+        for name, own in bench.recipes.items()
+        if name == bench.reference or not only or name in only
+    }
+    return [
+        Plan(
+            name, size, seed, bench.base, bench.user_dir, (*budget.overrides, *bench.recipes[name]),
+            max(1, round(budget.updates * work[bench.reference] / work[name])), work[name],
+        )
+        for seed in budget.seeds
+        for name in work
+        if not only or name in only
+    ]  # fmt: skip

@@ -1,0 +1,181 @@
+"""Carrying plans out: a training in a process of its own, its judgement, and a line of JSON when both are done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import Checkpoint
+from ..data.normalization import read_normalization
+from ..errors import DataError, EATError
+from ..inference.model import EATModel, load
+from ..network.encoder import Encoder
+from ..network.front_end import front_end_of
+from ..network.settings import PretrainingSettings
+from .corpus import read_task
+from .judge import encoded, log_mel, scores
+from .recipes import Bench, Plan, composed, import_choices
+
+UNTRAINED, LOG_MEL = "untrained", "log-mel"
+"""Rows that stand in every table."""
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of results; none where there is no file. Raises DataError for a line that is not JSON."""
+    if not path.exists():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            raise DataError(f"line {number} of {path} is not JSON; remove it, and its run is made again.") from None
+    return found
+
+
+def judge(tasks: Mapping[str, Path], checkpoint: str | None, recipe: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Scores by task, readout and division: of a checkpoint; of an untrained encoder of the recipe's sizes where
+    ``checkpoint`` is None; of the plain spectrogram where it is 'log-mel'.
+    """
+    front_end = front_end_of(recipe["task"])
+    if checkpoint not in (None, LOG_MEL):
+        model = load(str(checkpoint))
+    elif front_end is None:
+        raise DataError("the recipe has no normalisation constants; prepare the data first.")
+    else:
+        torch.manual_seed(seed)
+        settings = PretrainingSettings.take(recipe["model"])
+        encoder = Encoder(settings).state_dict()
+        made = Checkpoint("untrained", "eat", "pretraining", settings, encoder, None, front_end, None, None, {})
+        model = EATModel(made).eval()
+    found = {}
+    for name, folder in tasks.items():
+        task = read_task(name, folder)
+        features = log_mel(task, model.front_end) if checkpoint == LOG_MEL else encoded(model, task)
+        found[name] = {readout: scores(values, task) for readout, values in features.items()}
+    return found
+
+
+def watched(log: str) -> dict[str, float]:
+    """The last figures that a run logged of its learning."""
+    lines = [line.split("[INFO] - ", 1)[1] for line in log.splitlines() if "[train_inner][INFO] - {" in line]
+    if not lines:
+        return {}
+    last = json.loads(lines[-1])
+    wanted = ("_fraction", "_skill", "_std", "_loss", "loss")
+    return {key: float(value) for key, value in last.items() if key.endswith(wanted) and key != "masked_fraction"}
+
+
+def train(plan: Plan, config: Path, data: Path, folder: Path) -> dict[str, float]:
+    """Pre-train by a plan into ``folder``; returns :func:`watched`. Raises DataError with the log's end if it fails."""
+    command = [
+        str(Path(sys.executable).with_name("fairseq-hydra-train")), "--config-dir", str(config), "--config-name",
+        plan.base, f"common.user_dir={plan.user_dir}", f"task.data={data}", f"checkpoint.save_dir={folder}",
+        *plan.overrides, f"optimization.max_update={plan.updates}", f"common.seed={plan.seed}",
+        "common.log_format=json", f"common.log_interval={max(1, plan.updates // 20)}",
+    ]  # fmt: skip
+    log = folder / "log.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as handle:
+        status = subprocess.call(command, env=one_thread(), stdout=handle, stderr=subprocess.STDOUT)
+    text = log.read_text(errors="replace")
+    if status:
+        raise DataError(f"{plan.recipe} (seed {plan.seed}) ended with status {status}: {text.strip().splitlines()[-1]}")
+    return watched(text)
+
+
+def one_thread() -> dict[str, str]:
+    """The environment of a run: several run side by side, one a core."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def carry_out(
+    plan: Plan, config: Path, data: Path, tasks: Mapping[str, Path], work: Path, keep: bool
+) -> dict[str, Any]:
+    """Train and judge; returns the line of results."""
+    began = time.time()
+    folder = work / "runs" / plan.key
+    figures = {} if plan.recipe in (UNTRAINED, LOG_MEL) else train(plan, config, data, folder)
+    trained = time.time()
+    checkpoint = {UNTRAINED: None, LOG_MEL: LOG_MEL}.get(plan.recipe, str(folder / "checkpoint_last.pt"))
+    asked = json.dumps([checkpoint, str(config), str(data), {k: str(v) for k, v in tasks.items()}, asdict(plan)])
+    done = subprocess.run(
+        [sys.executable, "-m", __name__], input=asked, env=one_thread(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise DataError(f"{plan.recipe} could not be judged: {done.stderr.strip().splitlines()[-1]}")
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "key": plan.key, "recipe": plan.recipe, "size": plan.size, "seed": plan.seed, "base": plan.base,
+        "overrides": list(plan.overrides), "updates": plan.updates, "gflop_an_update": round(plan.gflop, 3),
+        "gflop": round(plan.gflop * plan.updates, 1), "train_seconds": round(trained - began),
+        "judge_seconds": round(time.time() - trained), "figures": figures, "scores": json.loads(done.stdout),
+    }  # fmt: skip
+
+
+def with_controls(bench: Bench, planned: Sequence[Plan]) -> list[Plan]:
+    """The plans with an untrained network for each seed and the log-mel spectrogram once behind."""
+    some = [plan for plan in planned if plan.recipe == bench.reference]
+    made: list[Plan] = []
+    for number, plan in enumerate(some):
+        controls = (UNTRAINED, LOG_MEL) if number == 0 else (UNTRAINED,)
+        made += [
+            Plan(name, plan.size, plan.seed, plan.base, plan.user_dir, plan.overrides, 0, 0.0) for name in controls
+        ]
+    return [*planned, *made]
+
+
+def carry_out_all(
+    planned: Sequence[Plan], config: Path, data: Path, tasks: Mapping[str, Path], work: Path, results: Path,
+    jobs: int, keep: bool = False,
+) -> Iterator[dict[str, Any] | EATError]:  # fmt: skip
+    """Make every run that ``results`` does not hold yet, ``jobs`` side by side, and append a line when one is done.
+
+    Yields:
+        Each line, or the error of a run that failed, which leaves no line and is made again at the next start.
+    """
+    known = {line["key"] for line in read_results(results)}
+    todo = [plan for plan in planned if plan.key not in known]
+    lock = threading.Lock()
+    with ThreadPoolExecutor(jobs) as pool:
+        started = [pool.submit(carry_out, plan, config, data, tasks, work, keep) for plan in todo]
+        try:
+            for future in as_completed(started):
+                try:
+                    line = future.result()
+                except EATError as error:
+                    yield error
+                    continue
+                with lock, open(results, "a", encoding="utf-8") as handle:
+                    handle.write(json.dumps(line) + "\n")
+                yield line
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _main() -> None:
+    checkpoint, config, data, tasks, plan = json.load(sys.stdin)
+    import_choices(plan["user_dir"])
+    recipe = composed(Path(config), plan["base"], [*plan["overrides"], f"task.data={data}"])
+    for name, value in zip(("norm_mean", "norm_std"), read_normalization(data), strict=True):
+        recipe["task"][name] = value if recipe["task"][name] is None else recipe["task"][name]
+    folders = {name: Path(folder) for name, folder in tasks.items()}
+    json.dump(judge(folders, checkpoint, recipe, plan["seed"]), sys.stdout)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _main()

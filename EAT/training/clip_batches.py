@@ -1,0 +1,126 @@
+"""Batches of an epoch, and the place in it where a run goes on, with any number of devices and clips a batch."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fairseq.data.data_utils import numpy_seed
+from fairseq.data.iterators import EpochBatchIterator, ShardedIterator
+
+from ..errors import ConfigError
+from .fairseq_support import reports_user_errors
+
+logger = logging.getLogger("EAT")
+
+
+class ClipBatches(EpochBatchIterator):
+    """Fairseq's iterator, with its place in an epoch as the clips that were heard, not as batches of a device.
+
+    An epoch is cut into batches and these are shuffled when it begins. Batch ``i`` goes to device ``i mod devices``, so
+    that as many clips an update are the same clips, however devices, batches and accumulation share them out. Where a
+    batch has another size than when the epoch began, the epoch's rest is cut anew, in the same order.
+
+    Args:
+        plain: fairseq's iterator, which was not used yet.
+        update_freq: batches of a device that make an update, by epoch; the last holds from there on.
+    """
+
+    def __init__(self, plain: EpochBatchIterator, update_freq: Sequence[int]) -> None:
+        self.__dict__.update(plain.__dict__)
+        self.update_freq = update_freq
+        self.resumed: tuple[int, int, int] | None = None
+        """Epoch, clips a batch when it began, and clips heard of it before this run."""
+        self.start = 0
+        """Batches of a device that this run counts from."""
+        self.left: Sequence[Any] = ()
+        """All devices' batches from there to the epoch's end."""
+
+    def in_order(self, epoch: int, shuffle: bool, batch_size: int) -> list[Any]:
+        """All devices' batches of an epoch that begins in batches of so many clips."""
+        batches = list(self.frozen_batches)
+        if batch_size != self.clips_a_batch:
+            batches = _cut(np.concatenate(batches), batch_size)
+        if shuffle:
+            with numpy_seed(self.seed + epoch):
+                np.random.shuffle(batches)
+        return batches
+
+    @property
+    def clips_a_batch(self) -> int:
+        """How many, on one device."""
+        return len(self.frozen_batches[0])
+
+    def ordered_batches(self, epoch: int, fix_batches_to_gpus: bool, shuffle: bool) -> list[Any]:
+        """This device's batches of an epoch; of one that is resumed, empty ones stand for those before."""
+        if self.resumed is None or self.resumed[0] != epoch:
+            self.resumed, self.start = (epoch, self.clips_a_batch, 0), 0
+            self.left = self.in_order(epoch, shuffle, self.clips_a_batch)
+        mine = ShardedIterator(self.left, self.num_shards, self.shard_id, fill_value=[])
+        return [[]] * self.start + list(mine)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Fairseq's, and inside an epoch ``clips`` heard of it, ``batch_size`` when it began, and its ``order``."""
+        state = super().state_dict()
+        if not state["iterations_in_epoch"] or self.resumed is None:
+            return state
+        epoch, batch_size, before = self.resumed
+        heard = self.left[: (self.n - self.start) * self.num_shards]
+        order = _checksum(self.in_order(epoch, self.shuffle, batch_size))
+        return {**state, "clips": before + sum(map(len, heard)), "batch_size": batch_size, "order": order}
+
+    @reports_user_errors
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state. One of an earlier release has ``devices`` and ``batch_size`` of its run instead.
+
+        Raises:
+            ConfigError: where the epoch has other clips by now, or has them in another order.
+        """
+        taken = state_dict["iterations_in_epoch"]
+        if not taken:
+            super().load_state_dict(state_dict)
+            return
+        epoch, shuffle = state_dict["epoch"], state_dict["shuffle"]
+        began_with = state_dict.get("batch_size") or self.clips_a_batch
+        self.epoch = epoch
+        batches = self.in_order(epoch, shuffle, began_with)
+        ends = np.cumsum([len(batch) for batch in batches])
+        devices = state_dict.get("devices") or self.num_shards
+        heard = state_dict["clips"] if "clips" in state_dict else int(ends[min(taken * devices, len(ends)) - 1])
+        if state_dict.get("order", _checksum(batches)) != _checksum(batches) or heard >= ends[-1]:
+            raise ConfigError(
+                f"the run stopped inside epoch {epoch}, after {heard:,} of its clips, and this epoch has other clips "
+                "now, or has them in another order: the manifest, common.seed or the sampling weights were changed. "
+                "Set them back, or set checkpoint.reset_dataloader=true to go on with a new first epoch."
+            )
+        if began_with == self.clips_a_batch and heard in ends:
+            self.left = batches[int(np.searchsorted(ends, heard)) + 1 :]
+        else:
+            logger.info(
+                f"epoch {epoch} began in batches of {began_with} clips a device and goes on, after {heard:,} clips, in "
+                f"batches of {self.clips_a_batch}"
+            )
+            self.left = _cut(np.concatenate(batches)[heard:], self.clips_a_batch)
+        frequency = self.update_freq[min(epoch, len(self.update_freq)) - 1]
+        clips_an_update = self.clips_a_batch * self.num_shards * frequency
+        self.start = frequency * -(-heard // clips_an_update)  # whole updates, which fairseq counts in
+        self.resumed = (epoch, began_with, heard)
+        self._next_epoch_itr = self._get_iterator_for_epoch(epoch, shuffle, offset=self.start)
+
+    def back_to_update(self) -> None:
+        """Give back the batches that were taken for an update that was not made."""
+        if self._cur_epoch_itr is not None:
+            frequency = self.update_freq[min(self.epoch, len(self.update_freq)) - 1]
+            self._cur_epoch_itr.n -= self._cur_epoch_itr.n % frequency
+
+
+def _cut(clips: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    return [clips[first : first + batch_size] for first in range(0, len(clips), batch_size)]
+
+
+def _checksum(batches: Sequence[Any]) -> int:
+    """What tells one epoch's order of clips from another's."""
+    return zlib.crc32(np.concatenate(batches).astype(np.int64).tobytes())

@@ -1,0 +1,144 @@
+"""Choices that were tried against EAT's recipe and are not part of it; what they brought stands in docs/science.md.
+
+The folder is a ``common.user_dir``, as docs/extending.md has it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import EAT.models
+import EAT.tasks  # noqa: F401
+from EAT.network.masking import MASKINGS, keep
+from EAT.network.objective import TARGETS, TERMS, averaged_targets
+from EAT.network.positions import POSITIONS, sine_cosine
+from EAT.network.random import words
+
+POSITIONS["faint"] = lambda width, grid: 0.2 * sine_cosine(width, grid)
+POSITIONS["none"] = lambda width, grid: 0.0 * sine_cosine(width, grid)
+
+
+class Standardised(nn.Module):
+    """Feed-forward outputs averaged over blocks, standardised for each (position, channel) across clips.
+
+    With running moments, so that nothing of a target is a function of its position; an utterance target is the mean
+    over patches of the same, which now differs from clip to clip.
+    """
+
+    momentum = 0.02
+
+    def __init__(self, settings):
+        super().__init__()
+        self.register_buffer("moments", torch.zeros(0), persistent=False)
+
+    def forward(self, encoder, filterbank):
+        outputs = encoder(filterbank, collect=True).feed_forward
+        x = torch.stack([F.layer_norm(y[:, 1:].float(), y.shape[-1:]) for y in outputs]).mean(dim=0)  # (B, N, D)
+        now = torch.stack([x.mean(dim=0), x.square().mean(dim=0)])
+        if self.moments.shape != now.shape:
+            self.moments = now
+        elif self.training:
+            self.moments = torch.lerp(self.moments, now, self.momentum)
+        mean, square = self.moments
+        frame = F.layer_norm((x - mean) * torch.rsqrt(square - mean.square() + 1e-3), x.shape[-1:])
+        return {"frame": frame, "utterance": frame.mean(dim=1)}
+
+
+TARGETS["standardised"] = Standardised
+
+
+class LastBlock(nn.Module):
+    """The last block's feed-forward output instead of the average over all."""
+
+    def __init__(self, settings):
+        super().__init__()
+
+    def forward(self, encoder, filterbank):
+        frame = averaged_targets(encoder(filterbank, collect=True).feed_forward[-1:])
+        return {"frame": frame, "utterance": frame.mean(dim=1)}
+
+
+TARGETS["last_block"] = LastBlock
+
+
+class Utterances(nn.Module):
+    """EAT's frame targets, and an utterance target that differs from clip to clip.
+
+    The mean over patches of the last block's output, before any instance norm, standardised over the batch's clips.
+    """
+
+    def __init__(self, settings):
+        super().__init__()
+
+    def forward(self, encoder, filterbank):
+        made = encoder(filterbank, collect=True)
+        means = made.blocks[-1][:, 1:].float().mean(dim=1)  # (B, D)
+        standard = (means - means.mean(dim=0)) * torch.rsqrt(means.var(dim=0, correction=0) + 1e-4)
+        return {"frame": averaged_targets(made.feed_forward), "utterance": standard}
+
+
+TARGETS["utterances"] = Utterances
+
+
+class Spectrogram(nn.Module):
+    """Plain reconstruction: fixed random projections of each patch of the filterbank, standardised over channels."""
+
+    def __init__(self, settings):
+        super().__init__()
+        size = settings.patch_size
+        generator = torch.Generator().manual_seed(1)
+        matrix = torch.randn(size * size, settings.embed_dim, generator=generator) / size
+        self.register_buffer("matrix", matrix, persistent=False)
+        self.size = size
+
+    def forward(self, encoder, filterbank):
+        patches = F.unfold(filterbank.float(), self.size, stride=self.size).transpose(1, 2)
+        projected = F.layer_norm(patches @ self.matrix.float(), self.matrix.shape[1:])
+        return {"frame": projected, "utterance": projected.mean(dim=1)}
+
+
+TARGETS["spectrogram"] = Spectrogram
+
+
+def contrast(comparison):
+    """Tell the clones of a clip from those of others by their CLS outputs (temperature 0.1)."""
+    cls = F.normalize(comparison.cls[comparison.counts].float(), dim=-1)  # (B, M, D)
+    clips, clones, _ = cls.shape
+    flat = cls.flatten(0, 1)
+    own = torch.eye(len(flat), dtype=torch.bool, device=flat.device)
+    similar = (flat @ flat.T / 0.1).masked_fill(own, -torch.inf)
+    same = torch.arange(clips, device=flat.device).repeat_interleave(clones)
+    partners = (same[:, None] == same) & ~own
+    chances = similar.log_softmax(dim=1).masked_fill(~partners, 0.0)
+    return -(chances.sum(dim=1) / max(1, clones - 1)).mean()
+
+
+TERMS["contrast"] = contrast
+
+
+def audible(comparison):
+    """The frame loss over patches that hold audio alone."""
+    masked = comparison.masks.masked
+    real = comparison.real.gather(1, masked.flatten(1)).flatten()
+    error = F.mse_loss(comparison.predictions[real].float(), comparison.masked_targets[real])
+    return error * comparison.masked_targets.shape[-1] ** 0.5
+
+
+TERMS["audible"] = audible
+
+
+def varied(settings, grid, keys, filterbank):
+    """Masks that prefer to hide patches in which the filterbank varies; the rule is ours.
+
+    A patch's chance of being among the visible ones falls with its standard deviation: random words times it order
+    the patches, the first of them are kept.
+    """
+    mel = filterbank[:, 0].float().unflatten(2, (grid.frequency, -1)).unflatten(1, (grid.time, -1))
+    std = mel.std(dim=(2, 4)).flatten(1)  # (B, N)
+    drawn = words(keys, 2 * grid.patches)  # (B, M, 2 N)
+    chance = (drawn[..., : grid.patches].double() + 2.0**31) / 2.0**32
+    late = chance < (std / std.mean(dim=1, keepdim=True)).clamp(max=2.0)[:, None] / 2.0
+    return keep(settings.kept(grid.patches), drawn[..., grid.patches :], ~late)
+
+
+MASKINGS["varied"] = varied

@@ -1,0 +1,120 @@
+"""``python -m EAT.train``: the real training from anywhere, mistakes in a sentence before it begins, and a forecast."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import EAT
+from EAT.commands import train
+from EAT.training import before
+
+from ..conftest import CONFORMANCE, ROOT
+from ..fairseq_runs import environment
+from ..labelled_clips import write_single_label
+from ..tiny import NETWORK, model
+
+ONE = "distributed_training.distributed_world_size=1"
+
+
+def test_a_folder_of_one_s_own_from_somewhere_else(tmp_path: Path) -> None:
+    """The guide's command: the recipe for a folder, from a published checkpoint, and what is said of both."""
+    write_single_label(tmp_path / "prepared")
+    command = [sys.executable, "-m", "EAT.train", "--config-name", "finetuning_folder", "task.data=prepared"]
+    command += [f"model.model_path={CONFORMANCE / 'official_pretrain.pt'}", "task.target_length=64"]
+    command += [
+        "common.cpu=true",
+        "common.log_interval=1",
+        "dataset.num_workers=0",
+        "optimization.max_update=3",
+        "lr_scheduler.warmup_updates=1",
+    ]
+    elsewhere = {**environment(), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=elsewhere, capture_output=True, text=True, timeout=240)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and "Traceback" not in said, said[-3000:]
+    assert re.search(r"\d+ of 24 clips looked at last longer than the 0\.64 s of task\.target_length=64; each", said)
+    assert (
+        f"{CONFORMANCE}/official_pretrain.pt was trained with task.target_length=1024, task.norm_mean=-4.268, "
+        "task.norm_std=4.569; this run has task.target_length=64, task.norm_mean=-7.5, task.norm_std=5.0" in said
+    )
+    last = tmp_path / "checkpoints" / "finetuning_folder" / "checkpoint_last.pt"
+    assert torch.load(last)["optimizer_history"][-1]["num_updates"] == 3
+    assert len(EAT.load(last).classes) == 10
+
+
+@pytest.fixture
+def data(clip_manifest: Path) -> str:
+    return f"task.data={clip_manifest}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--config-name", "pretraining_AS2", "DATA"],
+            r"has no recipe pretraining_AS2 \(did you mean pretraining_AS2M\?\)",
+        ),
+        (["--config-name", "pretraining_AS2M", "--config-dir", "nowhere"], "--config-dir nowhere is no folder"),
+        (["taks.data=x"], r"has no setting taks\.data \(did you mean task\.data\?\)"),
+        (["DATA", "model.dept=3"], r"has no setting model\.dept \(did you mean model\.depth\?\)"),
+        (["DATA", ONE, "+task.dat=x"], "these settings cannot be used: Key 'dat' not in 'EATPretrainingConfig'"),
+        (
+            ["DATA", ONE, "model.depth=many"],
+            "these settings cannot be used: Value 'many' of type 'str' could not be conv",
+        ),
+        (["DATA", "common.seed=x"], "cannot be read with these settings"),
+        (["DATA", "quick"], "'quick' is no setting; settings are key=value"),
+        (["DATA", "optimization.lr=[1"], "cannot be read with these settings"),
+        ([], "task.data is not set; give the folder that holds the manifests, task.data=FOLDER"),
+        (["task.data=nowhere", ONE], r"the manifest nowhere/train\.tsv cannot be read"),
+        (["DATA", ONE, "common.user_dir=nowhere"], "common.user_dir=nowhere cannot be imported"),
+        (["DATA", ONE, "dataset.disable_validation=false"], r"valid\.tsv cannot be read"),
+    ],
+)
+def test_mistakes_are_found_before_it_begins(data: str, capsys, arguments: list[str], sentence: str) -> None:
+    given = [argument.replace("DATA", data) for argument in arguments]
+    if "--config-name" not in given:
+        given = ["--config-name", "pretraining_AS2M", *given]
+    assert train.main(given) == 2
+    said = capsys.readouterr().err
+    assert re.search(sentence, said) and said.startswith("error: ") and said.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 3, reason="there are as many")
+def test_more_processes_than_devices(data: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "SLURM_JOB_NODELIST"):
+        monkeypatch.delenv(name, raising=False)
+    assert train.main(["--config-name", "pretraining_AS2M", data]) == 2
+    said = capsys.readouterr().err
+    assert "distributed_training.distributed_world_size is 4, but this machine has" in said
+    there = max(1, torch.cuda.device_count())
+    assert f"set {ONE[:-1]}{there}, with optimization.update_freq=[{-(-4 // there)}]" in said
+
+
+@pytest.mark.parametrize("name", ["pretraining_AS2M", "finetuning_AS20K"])
+def test_what_a_run_takes_without_a_gpu(name: str) -> None:
+    small = model(NETWORK) if name.startswith("pretraining") else [f"model.{key}=32" for key in ("embed_dim",)]
+    small += ("model.depth=2", "model.num_heads=4", "task.target_length=128", ONE, "common.cpu=true")
+    cfg = before.compose(before.recipes(), name, [*small, "task.data=x", "optimization.update_freq=[2]"])
+    clips, updates, batch = 2_000_000, 1_000_000, cfg.dataset.batch_size
+    cfg.optimization.max_update = updates
+    said = before.forecast(cfg, clips)
+    numbers = re.fullmatch(
+        rf"without a GPU: one clip takes (\S+) s here, an update of {batch} clips a process (.+), an epoch of "
+        rf"2,000,000 clips (.+), its 1,000,000 updates (.+)\.",
+        said,
+    )
+    a_clip = float(numbers[1])
+    for text, expected in ((numbers[3], a_clip * clips), (numbers[4], a_clip * batch * 2 * updates)):
+        amount, unit = text.split()
+        seconds = float(amount) * {"s": 1, "min": 60, "hours": 3600, "days": 86400, "years": 365 * 86400}[unit]
+        assert seconds == pytest.approx(expected, rel=0.1)
+    assert before.forecast(cfg, 100) is not None
+    cfg.optimization.max_update = 10
+    assert before.forecast(cfg, 100) is None  # over at once

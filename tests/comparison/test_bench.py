@@ -1,0 +1,148 @@
+"""The bench: equal work, runs that are made once, tables worked out by hand, and the real thing in miniature."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from EAT.comparison.recipes import Plan, composed, count_gflop, plans, read_bench
+from EAT.comparison.runs import read_results
+from EAT.comparison.table import markdown, rows
+from EAT.errors import ConfigError
+
+from ..conftest import ROOT
+from ..fairseq_runs import environment
+from ..tiny import NETWORK, ON_A_CPU, model
+
+CONFIG = ROOT / "config"
+TINY = [*ON_A_CPU, *model(NETWORK), "task.target_length=64", "dataset.batch_size=8", "lr_scheduler.warmup_updates=1"]
+
+
+@pytest.fixture
+def bench_file(tmp_path):
+    path = tmp_path / "recipes.yaml"
+    content = {
+        "base": "pretraining_demo",
+        "user_dir": "benchmarks/science/candidates",
+        "reference": "eat",
+        "sizes": {"tiny": {"updates": 8, "seeds": [1, 2], "overrides": TINY}},
+        "recipes": {"eat": [], "large_batch": ["dataset.batch_size=16"], "contrast": ["+criterion.weights.contrast=1"]},
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_work_is_counted_and_divided_equally(bench_file):
+    made = {(plan.recipe, plan.seed): plan for plan in plans(read_bench(bench_file), "tiny", CONFIG)}
+    assert made["eat", 1].updates == 8 and made["large_batch", 2].updates == 4
+    assert made["large_batch", 1].gflop == pytest.approx(2 * made["eat", 1].gflop)
+    assert len({plan.key for plan in made.values()}) == 6
+    alone = plans(read_bench(bench_file), "tiny", CONFIG, ["contrast"])
+    assert [plan.recipe for plan in alone] == ["contrast"] * 2 and alone[0] == made["contrast", 1]
+
+
+def test_the_count_is_that_worked_out_by_hand():
+    """One block of width D on S tokens: 24 S D^2 + 4 S^2 D multiply-adds as 2, forward; twice that backward."""
+    recipe = composed(CONFIG, "pretraining_demo", [*TINY, "task.data=.", "model.depth=1"])
+    deeper = composed(CONFIG, "pretraining_demo", [*TINY, "task.data=.", "model.depth=2"])
+    dim, clips, clones, patches = 32, 8, 2, 4 * 8
+
+    def block(tokens: int) -> int:
+        return 24 * tokens * dim**2 + 4 * tokens**2 * dim
+
+    student, teacher = clones * block(1 + 6), block(1 + patches)  # floor(32 * 0.2) patches are visible
+    extra = clips * (3 * student + teacher) / 1e9
+    counted = count_gflop(deeper) - count_gflop(recipe)
+    assert counted == pytest.approx(extra, rel=0.005)  # biases' gradients are products too, 0.4 %
+
+
+def test_files_and_names_that_cannot_be_are_refused_in_a_sentence(bench_file, tmp_path):
+    bench = read_bench(bench_file)
+    with pytest.raises(ConfigError, match=r"no size 'huge'; it must be one of tiny"):
+        plans(bench, "huge", CONFIG)
+    with pytest.raises(ConfigError, match="no recipe 'nothing'"):
+        plans(bench, "tiny", CONFIG, ["nothing"])
+    for text in ("", "[1]", "base: x", "a: [", "sizes: {a: {updates: x}}"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"bad.yaml is no file of recipes"):
+            read_bench(tmp_path / "bad.yaml")
+    with pytest.raises(ConfigError, match=r"pretraining_demo with model\.nothing=1"):
+        composed(CONFIG, "pretraining_demo", ["model.nothing=1"])
+
+
+def line(recipe: str, seed: int, accuracy: float, gflop: float = 5.0) -> dict:
+    return {
+        "key": f"{recipe}{seed}", "recipe": recipe, "size": "tiny", "seed": seed, "gflop": gflop,
+        "figures": {"frame_skill": 0.5},
+        "scores": {"task": {"mean": {"all": [accuracy - 0.1, accuracy + 0.1], "choice": [0.0]}}},
+    }  # fmt: skip
+
+
+def test_the_table_is_that_worked_out_by_hand():
+    """Differences 0.01, 0.02, 0.03: mean 2 points, t = 2 / (1 / sqrt 3) = 3.46, p = 0.0742; interval 4.303 / sqrt 3."""
+    lines = [line("eat", seed, 0.5) for seed in (1, 2, 3)]
+    lines += [line("better", seed, 0.5 + seed / 100) for seed in (1, 2, 3)]
+    lines += [line("log-mel", 1, 0.7, gflop=0.0)]
+    table = rows(lines, "tiny", "eat", "all")
+    assert [row.recipe for row in table] == ["log-mel", "eat", "better"]
+    cell = table[2].cells["task", "mean"]
+    assert cell.mean == pytest.approx(52.0) and cell.difference == pytest.approx(2.0)
+    assert cell.difference_interval == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+    assert cell.p == pytest.approx(0.0742, abs=1e-4)
+    assert math.isnan(table[1].cells["task", "mean"].difference)
+    assert table[0].cells["task", "mean"].difference == pytest.approx(20.0)
+    assert "| better | 3 | 0.0 |  | 0.50 | 52.0 ± 2.5 (+2.0) |" in markdown(table, ["mean"])
+    assert rows(lines, "other", "eat", "all") == []
+
+
+def test_plans_of_other_work_or_seed_are_other_runs():
+    plan = Plan("a", "tiny", 1, "base", "EAT", ("x=1",), 10, 1.0)
+    others = [("b", 1, ("x=1",), 10), ("a", 2, ("x=1",), 10), ("a", 1, ("x=2",), 10), ("a", 1, ("x=1",), 11)]
+    keys = [Plan(name, "other", seed, "base", "EAT", over, updates, 2.0).key for name, seed, over, updates in others]
+    assert keys[0] == plan.key  # only the name differs
+    assert len({plan.key, *keys[1:]}) == 4
+
+
+@pytest.mark.slow
+def test_the_bench_runs_resumes_and_says_what_failed(bench_file, data_with_groups, tmp_path):
+    results = tmp_path / "runs.jsonl"
+    command = [
+        sys.executable, "-m", "EAT.bench", "--recipes", str(bench_file), "--size", "tiny", "--data",
+        str(data_with_groups), "--task", f"families={data_with_groups}", "--work", str(tmp_path / "work"),
+        "--results", str(results), "--jobs", "2", "--picture", str(tmp_path / "compute.png"),
+    ]  # fmt: skip
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *more], cwd=ROOT, env=environment(), capture_output=True, text=True)
+
+    first = run("--only", "eat")
+    assert first.returncode == 0, first.stderr
+    lines = read_results(results)
+    assert sorted((one["recipe"], one["seed"]) for one in lines) == [
+        ("eat", 1), ("eat", 2), ("log-mel", 1), ("untrained", 1), ("untrained", 2)
+    ]  # fmt: skip
+    for one in lines:
+        assert all(0.0 <= value <= 1.0 for value in one["scores"]["families"]["rows"]["all"])
+        assert ("frame_skill" in one["figures"]) == (one["recipe"] == "eat")
+    assert "| eat | 2 |" in first.stdout and (tmp_path / "compute.png").stat().st_size > 1000
+    assert not any((tmp_path / "work" / "runs").iterdir())
+
+    again = run("--only", "eat")
+    assert again.returncode == 0 and again.stdout == first.stdout and read_results(results) == lines
+
+    broken = yaml.safe_load(bench_file.read_text())
+    broken["recipes"]["breaks"] = ["optimization.lr=[.nan]"]
+    bench_file.write_text(yaml.safe_dump(broken))
+    third = run("--only", "eat,breaks")
+    assert third.returncode == 1 and third.stderr.count("error: breaks (seed") == 2
+    assert read_results(results) == lines
+
+    results.write_text(results.read_text() + '{"key": \n')
+    fourth = run("--table")
+    assert fourth.returncode == 2 and f"line {len(lines) + 1} of {results} is not JSON" in fourth.stderr
+    assert json.loads(results.read_text().splitlines()[0]) == lines[0]

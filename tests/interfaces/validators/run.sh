@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Runs the programs that judge an interface against ours, each in an environment of its own, and writes what they say to
+# log.txt beside this file. They bring TensorFlow and more, which is why no test of the suite runs them.
+#
+#   bash tests/interfaces/validators/run.sh              environments in a temporary folder
+#   ENVIRONMENTS=FOLDER bash .../run.sh                  in a folder that is kept and used again
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
+
+ENVIRONMENTS=${ENVIRONMENTS:-$(mktemp -d)}
+PYTHON=${PYTHON:-python3.11}
+CHECKPOINT=tests/conformance/official_pretrain.pt
+HERE=tests/interfaces/validators
+export OMP_NUM_THREADS=2 TF_CPP_MIN_LOG_LEVEL=3 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONPATH=$PWD PYTHONWARNINGS=ignore
+
+environment() { # name, packages: made once; torch first, so that nothing else chooses a build of it
+    local folder="$ENVIRONMENTS/$1"
+    shift
+    [ -x "$folder/bin/python" ] || "$PYTHON" -m venv "$folder"
+    "$folder/bin/pip" install --quiet "$(grep '^torch==' requirements.txt)" soundfile tqdm safetensors
+    "$folder/bin/pip" install --quiet "$@"
+}
+
+judge() { # title, command: its output goes to the log, without progress bars and this machine's paths
+    echo
+    echo "## $1"
+    shift
+    "$@" 2>&1 | tr '\r' '\n' | grep -v -e '%|' -e 'it/s' -e '^\s*$' -e absl:: -e '^I0000' -e 'Epoch: ' |
+        sed -e 's/\x1b\[[0-9;]*m//g' -e "s#$PWD/##g" -e "s#$ENVIRONMENTS#ENVIRONMENTS#g"
+}
+
+environment hear hearvalidator==2021.0.2
+environment xares xares==0.1.3 transformers==5.24.0 pytest
+
+{
+    echo "Written by $HERE/run.sh on $(date +%F): Python $("$PYTHON" -c 'import platform; print(platform.python_version())'),"
+    echo "$(grep '^torch==' requirements.txt), the small conformance checkpoint (width 64, 3 blocks)."
+    judge "hear-validator 2021.0.2 ($("$ENVIRONMENTS/hear/bin/pip" list 2>/dev/null | awk '$1 == "tensorflow" {print $1, $2}'))" \
+        "$ENVIRONMENTS/hear/bin/hear-validator" EAT.interfaces.hear --model "$CHECKPOINT" --device cpu
+    judge "xares 0.1.3: its check of an encoder, then one of its tasks, on the clips in data/" \
+        "$ENVIRONMENTS/xares/bin/python" "$HERE/xares_task.py" "$CHECKPOINT"
+} | tee "$HERE/log.txt"
