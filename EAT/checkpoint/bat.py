@@ -38,6 +38,7 @@ HOLDS: dict[str, tuple[Any, ...]] = {
     "decoder": ("transformer",),
     "targets": ("block_outputs",),
     "spectrogram": ("decibels", "decibels_32k"),
+    "fit_waveform": (False,),
 }
 """What a model must be made of to be written in this format."""
 GATE = "attn.gate.weight"

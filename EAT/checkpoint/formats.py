@@ -75,7 +75,7 @@ def write_checkpoint(contents: Contents, path: str, file_format: str) -> Content
 def _check_held(contents: Contents, file_format: str) -> None:
     """Raise CheckpointError where a model has parts that the format has no place for."""
     end = contents.front_end
-    chosen = {**vars(contents.settings), **({} if end is None else {"spectrogram": end.name})}
+    chosen = {**vars(contents.settings), **({} if end is None else {**end.constants(), "spectrogram": end.name})}
     held: dict[str, tuple[object, ...]] = getattr(FORMATS[file_format], "HOLDS", {})
     other = [f"{name}={chosen[name]}" for name, values in held.items() if name in chosen and chosen[name] not in values]
     if other:

@@ -229,6 +229,12 @@ def test_wrong_combinations_are_refused_in_a_sentence(tmp_path: Path) -> None:
     for layout in ("bat", "bat_huggingface"):
         with pytest.raises(CheckpointError, match=f"format {layout} cannot hold .*positions=sine_cosine"):
             convert(str(CONFORMANCE / "official_pretrain.pt"), str(tmp_path / "x"), layout)
+    convert(str(PRETRAINED), str(tmp_path / "e.pt"), "eat")
+    state = torch.load(tmp_path / "e.pt", weights_only=True)
+    state["cfg"]["task"]["fit_waveform"] = True
+    torch.save(state, tmp_path / "e.pt")
+    with pytest.raises(CheckpointError, match="format bat cannot hold fit_waveform=True"):
+        convert(str(tmp_path / "e.pt"), str(tmp_path / "x"), "bat")
     assert not (tmp_path / "x").exists()
 
 
@@ -318,5 +324,5 @@ def test_what_becomes_ours_says_how_it_was_made(tmp_path: Path) -> None:
     assert convert(str(PRETRAINED), str(tmp_path / "e.pt")).initialised == ()
     cfg = torch.load(tmp_path / "e.pt", weights_only=True)["cfg"]
     task = {"_name": "eat_pretraining", "data": "", "spectrogram": "decibels", "target_length": 1024}
-    assert cfg["task"] == task
+    assert cfg["task"] == {**task, "fit_waveform": False}
     assert (cfg["model"]["attention"], cfg["model"]["time_patches"]) == ("gated", 64)

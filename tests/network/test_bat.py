@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.common import step_work
 from EAT.errors import ConfigError
-from EAT.network.acceleration import plain
+from EAT.network.acceleration import FastBlock, accelerate, plain
+from EAT.network.block import Block
 from EAT.network.encoder import Encoder
 from EAT.network.front_end import Decibels, Decibels32k
 from EAT.network.masking import Masks, masks_from_map
@@ -264,6 +267,33 @@ def test_the_published_sizes() -> None:
     assert [round(value, 1) for value in millions] == [92.7, 47.1, 85.6]
 
 
+def test_the_published_work_per_clip() -> None:
+    """Counted by PyTorch on the network itself, and by the benchmarks' formula: GFLOP, multiply-adds as two."""
+    choices = {name: BAT_SIZES[name] for name in BAT_SIZES if isinstance(BAT_SIZES[name], str)}
+    settings = PretrainingSettings(**choices, time_patches=64)
+    model = Pretraining(settings).to("meta")
+    for encoder in (model.encoder, model.teacher.encoder):
+        encoder.positions.table = encoder.positions.table.to("meta")
+    mel, tokens = torch.empty(1, 1, 1024, 128, device="meta"), torch.empty(16, 102, 768, device="meta")
+    index = torch.zeros(1, 16, 512, dtype=torch.int64, device="meta")
+    keys = torch.zeros(1, 16, dtype=torch.int32, device="meta")
+    with plain(), torch.no_grad():
+        with FlopCounterMode(display=False) as teacher:
+            model.teacher.encoder(mel)
+        with FlopCounterMode(display=False) as student:
+            model.encoder(mel, index[..., :102])
+        with FlopCounterMode(display=False) as decoder:
+            model.decoder(tokens, Masks(index[..., :102], index), keys, Grid(64, 8))
+    counted = [count.get_total_flops() / 1e9 for count in (teacher, student, decoder)]
+    # The published count leaves out the projection of patches, of 512 and of 16 * 102 of them.
+    counted[0] -= 2 * 512 * 256 * 768 / 1e9
+    counted[1] -= 2 * 16 * 102 * 256 * 768 / 1e9
+    assert counted == pytest.approx([104.1, 309.5, 840.7], rel=1e-3)
+    assert counted[0] + 3 * (counted[1] + counted[2]) == pytest.approx(3555, rel=1e-3)
+    assert step_work(settings, 1024) / 1e9 == pytest.approx(3555, rel=1e-3)
+    assert step_work(PretrainingSettings(attention="gated"), 1024) / 1e9 == pytest.approx(1160, rel=1e-3)
+
+
 # Choices
 
 
@@ -276,6 +306,29 @@ def test_a_decoder_of_another_width(autocast: bool) -> None:
     (terms["frame"] + terms["utterance"]).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     assert model.decoder.input.weight.grad.any()
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize("rows", [None, 1])
+def test_gated_blocks_are_the_same_accelerated(dtype: torch.dtype, atol: float, rows: int | None) -> None:
+    torch.manual_seed(0)
+    block = Block(EncoderSettings(embed_dim=64, num_heads=4, attention="gated"))
+    torch.nn.init.normal_(block.attn.gate.weight, std=0.3)
+    accelerate(block)
+    assert type(block) is FastBlock
+    block, x = block.to(dtype), torch.randn(3, 21, 64).to(dtype)
+    heard = torch.rand(3, 21) < 0.7
+    heard[:, 0] = True
+    outcomes = []
+    for switched_off in (contextlib.nullcontext, plain):
+        with switched_off():
+            with torch.inference_mode():
+                seen, _ = block(x, heard, rows)
+            leaf = x.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(block(leaf, None, rows)[0].float().square().sum(), leaf)
+        outcomes.append((seen.clone(), gradient))
+    for fast, slow in zip(*outcomes, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=5e-2 if dtype == torch.bfloat16 else 1e-4, atol=atol)
 
 
 def test_bfloat16_agrees_with_float32(conformance: Path, io: dict, expected: dict) -> None:
