@@ -5,4 +5,11 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install_environment requirements.txt requirements-test.txt
 
-EAT_STOPS=${EAT_STOPS:-30} python -m pytest -q tests/training/survival/test_stops.py 2>&1 | tee benchmarks/long_checks.log
+log=benchmarks/long_checks.log
+: > "$log"
+run() { echo "\$ $*" | tee -a "$log"; "$@" 2>&1 | tee -a "$log"; }
+
+run python -m tests.checkpoint.hostile_checkpoints --count 200 --seed 1
+run python -m tests.audio.hostile_packs --count 5000 --seed 1
+export EAT_STOPS=${EAT_STOPS:-30}
+run python -m pytest -q tests/training/survival/test_stops.py
