@@ -30,7 +30,7 @@ def fraction(text: str) -> float:
 
 FLAGS: dict[str, dict[str, Any]] = {
     "--source": {
-        "nargs": "+", "required": True, "metavar": "PATH",
+        "nargs": "+", "action": "extend", "required": True, "metavar": "PATH",
         "help": "wav, flac, ogg, opus, mp3 or aiff files of any rate and channel count, folders (searched), or "
         "manifests (.tsv)",
     },

@@ -123,3 +123,13 @@ def test_a_full_device_for_what_is_said(tmp_path: Path) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr == "error: what this command says cannot be written (No space left on device).\n"
+
+
+def test_sources_given_twice_are_all_taken() -> None:
+    """A second ``--source`` used to take the first one's place without a word."""
+    from EAT.commands.doctor import parser as doctor
+    from EAT.commands.extract import parser as extract
+
+    given = ["--source", "a", "b", "--source", "c", "--checkpoint", "x"]
+    assert extract().parse_args([*given, "--output", "y"]).source == ["a", "b", "c"]
+    assert doctor().parse_args(given).source == ["a", "b", "c"]

@@ -45,7 +45,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="CKPT",
         help="one of ours, a published fairseq one, a Hugging Face folder or file, or a name of EAT.weights",
     )
-    top.add_argument("--source", nargs="+", metavar="PATH", help="recordings to judge it on: files, folders, manifests")
+    top.add_argument(
+        "--source",
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="recordings to judge it on: files, folders, manifests",
+    )
     top.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     return top
 
