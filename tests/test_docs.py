@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from fairseq.dataclass.configs import CheckpointConfig
 from omegaconf import OmegaConf
 
 from EAT.__main__ import SUBCOMMANDS
@@ -314,9 +315,12 @@ def _has(config: object, key: str) -> bool:
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_settings_exist(guide: str) -> None:
-    """Every ``group.key`` that a guide names stands in a recipe, or is a setting of both tasks that no recipe has."""
+    """Every ``group.key`` that a guide names stands in a recipe, or is a setting of both tasks or of fairseq's
+    checkpoints that no recipe has.
+    """
     recipes = [recipe(path.stem) for path in (ROOT / "config").glob("*.yaml")]
     recipes.append({"task": {field.name: None for field in fields(ClipTaskConfig)}})
+    recipes.append({"checkpoint": {field.name: None for field in fields(CheckpointConfig)}})
     groups = "common|task|dataset|distributed_training|criterion|optimizer|lr_scheduler|optimization|checkpoint|model"
     for code in inline_code(guide):
         found = re.match(rf"((?:{groups})\.[a-z_0-9.]+)(?:=|$)", code)

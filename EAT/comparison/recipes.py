@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..errors import ConfigError
 from ..network.objective import TERMS
@@ -79,7 +78,11 @@ class Plan:
 
 
 def read_bench(path: Path) -> Bench:
-    """Read a file of recipes. Raises ConfigError for one that is none."""
+    """Read a file of recipes. Raises ConfigError for one that is none, or where PyYAML is not installed."""
+    try:
+        import yaml
+    except ImportError:
+        raise ConfigError("comparing recipes needs PyYAML: pip install 'eat-audio[train]'.") from None
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
         sizes = {
