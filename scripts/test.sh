@@ -10,4 +10,6 @@ install_environment requirements.txt requirements-test.txt
 ruff check .
 ruff format --check .
 mypy
-python -m pytest "$@"
+# Two files at a time, a thread each: most tests wait for processes that they start.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+python -m pytest --numprocesses 2 --dist loadfile "$@"
