@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,7 @@ from ..network.front_end import FFT_SIZE, FrontEnd
 from ..network.settings import choose
 
 OPSET = 18
+Integral.register(torch.SymInt)  # lengths that a graph leaves open pass where settings ask for whole numbers
 
 
 class FromFilterbank(nn.Module):
