@@ -10,6 +10,7 @@ log=benchmarks/long_checks.log
 run() { echo "\$ $*" | tee -a "$log"; "$@" 2>&1 | tee -a "$log"; }
 
 run python -m tests.checkpoint.hostile_checkpoints --count 200 --seed 1
+run python -m tests.audio.hostile_recordings --count 3000 --seed 2
 run python -m tests.audio.hostile_packs --count 5000 --seed 1
 export EAT_STOPS=${EAT_STOPS:-30}
 run python -m pytest -q tests/training/survival/test_stops.py

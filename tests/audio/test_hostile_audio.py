@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -18,6 +20,7 @@ from EAT.audio.recordings import MAX_FRAMES, open_recording, read_audio
 from EAT.audio.timeout import within
 from EAT.errors import DataError
 
+from ..conftest import ROOT
 from ..recordings import hanging
 
 
@@ -160,3 +163,12 @@ def test_files_that_are_known_to_be_cut_are_no_shorter_clips(
         read_audio(str(path))
     with pytest.raises(DataError, match="is cut short"):
         read_audio(str(path), 1600)
+
+
+def test_mutated_recordings_are_read_or_refused_in_a_sentence() -> None:
+    """Within 5 s and 1 GB each, of every format."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.audio.hostile_recordings", "--count", "200", "--seed", "1"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0 and "200 recordings" in done.stdout, done.stdout + done.stderr
