@@ -117,7 +117,7 @@ def main() -> int:
         return batch(args.count, args.seed)
     command = [sys.executable, "-m", "tests.audio.hostile_recordings", "--here"]
     command += ["--count", str(args.count), "--seed", str(args.seed)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    done = subprocess.run(command, capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
     print(done.stdout, end="")
     if done.returncode not in (0, 1):
