@@ -142,7 +142,9 @@ def training(bench: Bench) -> None:
             given = command(bench, folder / "clips", folder / "resumed")
             first = summary(*run(given, stop_after=UPDATES // 2))
             second = summary(*run(given))
-            one, other = (torch.load(folder / n / "checkpoint_last.pt")["model"] for n in ("whole", "resumed"))
+            one, other = (
+                torch.load(folder / n / "checkpoint_last.pt", weights_only=True)["model"] for n in ("whole", "resumed")
+            )
             apart = [key for key in one if not torch.equal(one[key], other[key])]
             return {**second, "stopped_with": first["status"], "bit_equal": not apart, "tensors_apart": len(apart)}
 

@@ -53,7 +53,7 @@ def files_of(sounds: Any) -> list[Source] | None:
     """A path, or a list of nothing but paths, as sources; None for anything else."""
     if is_path(sounds):
         return [Source(os.fspath(sounds), os.path.basename(sounds))]
-    if isinstance(sounds, (Tensor, np.ndarray)) or not len(sounds) or not all(is_path(sound) for sound in sounds):
+    if not isinstance(sounds, (list, tuple)) or not sounds or not all(is_path(sound) for sound in sounds):
         return None
     return [Source(os.fspath(path), os.path.basename(path)) for path in sounds]
 

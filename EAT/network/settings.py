@@ -176,8 +176,8 @@ class MaskSettings(Settings):
             raise ConfigError(f"mask_prob is {self.mask_prob}; it must lie strictly between 0 and 1.")
         if self.mask_length < 1 or self.mask_length % 2 == 0:
             raise ConfigError(f"mask_length is {self.mask_length}; it must be odd and at least 1.")
-        if not math.isfinite(self.mask_prob_adjust):
-            raise ConfigError(f"mask_prob_adjust is {self.mask_prob_adjust}; it must be a number.")
+        if not -1.0 <= self.mask_prob_adjust <= 1.0:
+            raise ConfigError(f"mask_prob_adjust is {self.mask_prob_adjust}; it must lie between -1 and 1.")
 
     def kept(self, patches: int) -> int:
         """Visible patches of each mask: floor(N (1 - mask_prob)). Raises ConfigError for none or all."""

@@ -100,7 +100,7 @@ def test_the_overview_names_every_command() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     mains = {f"EAT.{path.stem}" for path in (ROOT / "EAT").glob("*.py") if '__name__ == "__main__"' in path.read_text()}
     assert set(COMMANDS) == mains - {"EAT.__main__"}
-    assert all(f"python -m {command} " in done.stdout for command in COMMANDS)
+    assert all(f"eat {command.removeprefix('EAT.')} " in done.stdout for command in COMMANDS)
     done = subprocess.run([sys.executable, "-m", "EAT", "--version"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == f"EAT {EAT.__version__}\n"
 

@@ -41,8 +41,10 @@ class Served:
         self.folder = folder
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "EAT.serve", "--checkpoint", str(CHECKPOINT), "--port", "0", *options]
+        # A shell's background jobs, and what they start, ignore Ctrl-C.
         self.process = subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE)  # fmt: skip
+                                        stderr=subprocess.PIPE,
+                                        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
         self.said = ""
         assert self.process.stdout is not None
         for line in self.process.stdout:

@@ -12,6 +12,7 @@ import torch
 
 import EAT
 from EAT.commands import train
+from EAT.recipes import FOLDER
 from EAT.training import before
 
 from ..conftest import CONFORMANCE, ROOT
@@ -101,7 +102,7 @@ def test_more_processes_than_devices(data: str, capsys, monkeypatch: pytest.Monk
 def test_what_a_run_takes_without_a_gpu(name: str) -> None:
     small = model(NETWORK) if name.startswith("pretraining") else [f"model.{key}=32" for key in ("embed_dim",)]
     small += ("model.depth=2", "model.num_heads=4", "task.target_length=128", ONE, "common.cpu=true")
-    cfg = before.compose(before.recipes(), name, [*small, "task.data=x", "optimization.update_freq=[2]"])
+    cfg = before.compose(FOLDER, name, [*small, "task.data=x", "optimization.update_freq=[2]"])
     clips, updates, batch = 2_000_000, 1_000_000, cfg.dataset.batch_size
     cfg.optimization.max_update = updates
     said = before.forecast(cfg, clips)

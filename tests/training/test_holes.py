@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,12 @@ def test_three_epochs_are_one_graph(manifest: Manifest, checkpointing: bool) -> 
     torch.testing.assert_close(torch.stack(losses), torch.stack(expected), rtol=0.02, atol=1e-3)
 
 
-def test_what_cannot_be_compiled_says_so_or_stops(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_compiled_says_so_or_stops(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("EAT"), "disabled", False)  # as other tests' configuration may leave it
+    monkeypatch.setattr(logging.getLogger("EAT"), "propagate", True)
+
     class Peeking(Pretraining):
         def study(self, batch: Batch) -> Any:
             torch._dynamo.graph_break()
