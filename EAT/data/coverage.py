@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from .manifest import Manifest
 
 LOOKED_AT = 100
 """Clips whose headers are read."""
+PATIENCE = 5.0
+"""Seconds after which no more are: a run begins for all that, on a disk that went away."""
 
 
 class Coverage(NamedTuple):
@@ -32,12 +35,16 @@ def coverage(manifest: Manifest, seconds: float, timeout: float) -> Coverage:
     Args:
         manifest: the clips.
         seconds: of each clip that are taken.
-        timeout: seconds after which a clip is given up.
+        timeout: seconds after which a clip is given up; 0: none, but for :data:`PATIENCE` with all of them.
     """
     lengths: list[float] = []
+    began = time.monotonic()
     for index in np.unique(np.linspace(0, len(manifest) - 1, LOOKED_AT).astype(int).tolist()):
+        left = began + PATIENCE - time.monotonic()
+        if left <= 0:
+            break
         try:
-            lengths.append(within(timeout, manifest.name(index), partial(_seconds, manifest, index)))
+            lengths.append(within(min(timeout or left, left), manifest.name(index), partial(_seconds, manifest, index)))
         except DataError:  # named when it is met in training
             continue
     total = sum(lengths)

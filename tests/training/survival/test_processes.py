@@ -126,11 +126,11 @@ def test_a_reading_process_that_dies_names_its_file(tmp_path: Path) -> None:
             "optimization.max_update=1000",
         )
         try:
-            run.wait_for(r"\[train_inner\]")
-            worker = psutil.Process(run.process.pid).children()[0]
-            while not waited_for():
+            family = psutil.Process(run.process.pid)
+            while not (waited_for() and family.children()):  # the run itself looks at it first, for a while
                 time.sleep(0.05)
-            worker.kill()
+            time.sleep(6)
+            family.children()[0].kill()
             ended = run.finish()
         finally:
             run.close()
