@@ -1,6 +1,6 @@
 """A run that is stopped again and again, in every way, on one process and on two, ends as if nothing had happened.
 
-The long form, ``bash scripts/long_checks.sh``, stops it thirty times.
+``bash scripts/long_checks.sh`` stops it thirty times.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from .conftest import FIGURES
 from .running import SMALLEST, LiveRun, final
 from .test_processes import ranks
 
-pytestmark = pytest.mark.faults
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif("EAT_STOPS" not in os.environ, reason="takes long; scripts/long_checks.sh runs it"),
+]
 
 STOPS = int(os.environ.get("EAT_STOPS", "4"))
 UPDATES_A_STOP = 9
