@@ -67,7 +67,7 @@ def test_stops_at_random_moments_change_nothing(clip_manifest: Path, tmp_path: P
     rng.shuffle(ways)
     for number, how in enumerate(ways[:STOPS]):
         processes = 1 if how == "full disk" else rng.choice([1, 2])
-        room = 20_000 if how == "full disk" else None
+        room = 200_000 if how == "full disk" else None
         runs = start(tmp_path / "run", clip_manifest, updates, processes, room)
         try:
             runs[0].wait_for_updates(rng.randint(1, 2 * UPDATES_A_STOP - 5) if number < STOPS - 1 else 1)
