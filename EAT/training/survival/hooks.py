@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch.distributed as dist
 from fairseq import checkpoint_utils
 from fairseq.distributed.utils import _TensorPlaceholder, get_data_parallel_group
 from fairseq.file_io import PathManager
+from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
@@ -312,7 +314,8 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or the data loader raises once more, in here
                 cause = task.datasets[task.cfg.train_subset].explain_crash(str(error))
                 end_dataloader_workers()
-                _save_between_updates(cfg, trainer, epoch_itr)
+                if not _inside_an_update(error):
+                    _save_between_updates(cfg, trainer, epoch_itr)
                 raise TrainingError(f"{cause} {_way_back(cfg)}") from None
             _explain_lost_process(error, f"after {trainer.get_num_updates()} updates")
             raise
@@ -328,6 +331,16 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
             raise SystemExit(130) from None
 
     return train
+
+
+def _inside_an_update(error: BaseException) -> bool:
+    """Whether parameters may have been updated whose update is not counted yet.
+
+    A worker's death is told by a signal, which raises wherever the run is just then. Before a batch's gradients are
+    there, in the task's own step, nothing has been changed.
+    """
+    steps = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "train_step"]
+    return bool(steps) and not any(isinstance(frame.f_locals.get("self"), FairseqTask) for frame in steps)
 
 
 def _save_between_updates(cfg: Any, trainer: Any, epoch_itr: Any) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from fairseq.tasks import FairseqTask
+
+from EAT.training.survival.hooks import _inside_an_update
 
 from ...fairseq_runs import train
 from ...recordings import hanging
@@ -175,3 +178,28 @@ def test_two_runs_do_not_share_a_folder(clip_manifest: Path, tmp_path: Path) -> 
     finally:
         first.close()
     train("pretraining_AS2M", *given, "optimization.max_update=3")  # the dead one's lock is gone with it
+
+
+@pytest.mark.parametrize(("where", "torn"), [("gradients", False), ("parameters", True), ("data", False)])
+def test_a_death_in_the_midst_of_an_update_is_not_saved(where: str, torn: bool) -> None:
+    """It raises wherever the run is; between new parameters and their count, a checkpoint would hold half an update."""
+
+    class Task(FairseqTask):
+        def __init__(self) -> None:
+            pass
+
+        def train_step(self) -> None:
+            raise RuntimeError("DataLoader worker is gone")
+
+    class Trainer:
+        def train_step(self) -> None:
+            if where == "gradients":
+                Task().train_step()
+            raise RuntimeError("DataLoader worker is gone")
+
+    try:
+        if where != "data":
+            Trainer().train_step()
+        raise RuntimeError("DataLoader worker is gone")
+    except RuntimeError as error:
+        assert _inside_an_update(error) == torn
