@@ -110,11 +110,12 @@ class ClipBatches(EpochBatchIterator):
         self.resumed = (epoch, began_with, heard)
         self._next_epoch_itr = self._get_iterator_for_epoch(epoch, shuffle, offset=self.start)
 
-    def back_to_update(self) -> None:
-        """Give back the batches that were taken for an update that was not made."""
-        if self._cur_epoch_itr is not None:
+    def back_to_update(self, begun: bool) -> None:
+        """Give back the batches that were taken for an update that was not made; ``begun``: all of them were."""
+        taken = self._cur_epoch_itr
+        if taken is not None:
             frequency = self.update_freq[min(self.epoch, len(self.update_freq)) - 1]
-            self._cur_epoch_itr.n -= self._cur_epoch_itr.n % frequency
+            taken.n -= (taken.n - 1) % frequency + 1 if begun and taken.n else taken.n % frequency
 
 
 def _cut(clips: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,3 +152,17 @@ def test_another_batch_goes_on_from_the_right_clip(clip_manifest: Path, tmp_path
     said = "epoch 1 began in batches of 4 clips a device and goes on, after 20 clips, in batches of 8"
     assert said in run.output
     assert len(losses(run.output)) == 13 and "end of epoch 1 " in run.output  # 104 clips are left, of 124
+
+
+@pytest.mark.parametrize(
+    ("taken", "frequency", "begun", "left"),
+    [(50, 2, True, 48), (49, 2, True, 48), (50, 2, False, 50), (51, 2, False, 50), (31, 2, True, 30), (0, 2, True, 0)],
+)
+def test_batches_of_an_update_that_was_not_made_are_given_back(
+    taken: int, frequency: int, begun: bool, left: int
+) -> None:
+    """Where it had begun all its batches were taken, fewer than others have at an epoch's end."""
+    batches = ClipBatches.__new__(ClipBatches)
+    batches.epoch, batches.update_freq, batches._cur_epoch_itr = 1, [frequency], SimpleNamespace(n=taken)
+    batches.back_to_update(begun)
+    assert batches._cur_epoch_itr.n == left

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -315,7 +316,7 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
                 cause = task.datasets[task.cfg.train_subset].explain_crash(str(error))
                 end_dataloader_workers()
                 if not _inside_an_update(error):
-                    _save_between_updates(cfg, trainer, epoch_itr)
+                    _save_between_updates(cfg, trainer, epoch_itr, begun=bool(_steps(error)))
                 raise TrainingError(f"{cause} {_way_back(cfg)}") from None
             _explain_lost_process(error, f"after {trainer.get_num_updates()} updates")
             raise
@@ -339,13 +340,18 @@ def _inside_an_update(error: BaseException) -> bool:
     A worker's death is told by a signal, which raises wherever the run is just then. Before a batch's gradients are
     there, in the task's own step, nothing has been changed.
     """
-    steps = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "train_step"]
+    steps = _steps(error)
     return bool(steps) and not any(isinstance(frame.f_locals.get("self"), FairseqTask) for frame in steps)
 
 
-def _save_between_updates(cfg: Any, trainer: Any, epoch_itr: Any) -> None:
-    """Save what the last whole update left; batches taken for the next one are given back."""
-    epoch_itr.back_to_update()
+def _steps(error: BaseException) -> list[FrameType]:
+    """The trainer's and the task's ``train_step``, where an error came up in them."""
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "train_step"]
+
+
+def _save_between_updates(cfg: Any, trainer: Any, epoch_itr: Any, begun: bool) -> None:
+    """Save what the last whole update left; batches taken for the next one, which may have begun, are given back."""
+    epoch_itr.back_to_update(begun)
     if trainer.get_num_updates() > 0 and not dist.is_initialized():  # alone: others may be in the midst of an update
         _save_and_wait(cfg, trainer, epoch_itr)
 
