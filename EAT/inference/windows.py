@@ -185,16 +185,17 @@ def write_recording(
                     features = model.extract(clips, model.front_end.sample_rate, layer=layers, target_length=length,
                                              batch_size=batch_size)  # fmt: skip
                 for place, tokens in zip(windows, features, strict=True):
-                    tokens = tokens.double().cpu()  # (L, 1 + N, D)
+                    tokens = tokens.float().cpu()  # (L, 1 + N, D)
                     kept = ((frame - place.start) // size * rows_a_step for frame in (place.keep_from, place.keep_to))
                     first, last = (1 + row for row in kept)
-                    own = summarise(torch.cat([tokens[:, :1], tokens[:, first:last]], dim=1), rows_a_step)
-                    summary = own if summary is None else summary + own
+                    if granularity != "frame":
+                        used = torch.cat([tokens[:, :1], tokens[:, first:last]], dim=1) if a_vector else tokens
+                        own = summarise(used.double(), rows_a_step)
+                        summary = own if summary is None else summary + own
                     row = lead + place.keep_from // size * rows_a_step
                     for number, patches in enumerate(tokens[:, first:last].numpy()) if not a_vector else ():
                         sink.write((row,) if single else (number, row), patches)
-            assert summary is not None, "a plan has a window at least"
-            if granularity != "frame":
+            if summary is not None:
                 vectors = summary.read(granularity if a_vector else "utterance").numpy()
                 for number, vector in enumerate(vectors):
                     sink.write((0,) if single else (number, 0), vector if a_vector else vector[None])
