@@ -214,8 +214,8 @@ def run(options: argparse.Namespace) -> int:
     if not sources:
         return 1
     made = made_by(model, options.checkpoint, wanted)
-    if not options.overwrite and place.stored().meant.issuperset(place.names):
-        check(options.output, place.stored(), made, overwrite=False)
+    if not options.overwrite and (stored := place.stored()).meant.issuperset(place.names):
+        check(options.output, stored, made, overwrite=False)
         print(f"{options.output} is there already; --overwrite computes it again")
         return status(options, len(problems), len(sources) + len(problems))
     with contextlib.ExitStack() as alone:
