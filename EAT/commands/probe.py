@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..checkpoint.hub import locate
-from ..data.labels import DESCRIPTORS, read_descriptors, read_lbl
+from ..data.labels import DESCRIPTORS, Label, read_descriptors, read_lbl
 from ..data.manifest import Manifest
 from ..errors import ConfigError, DataError
 from ..files import replacing
@@ -22,6 +22,7 @@ from ..inference.head_training import NAMES, HeadTraining, measure_heads, train_
 from ..inference.model import EATModel
 from ..inference.probe_features import POOLINGS, cached_features, content_hash, untrained
 from ..inference.probes import Features, ProbeResult, check_settings, metric, probe, probe_mix
+from ..network.front_end import FrontEnd
 from ..pictures.layer_weights import draw_layer_weights
 from ..pictures.style import check_kind, save
 from ..progress import progress
@@ -101,22 +102,32 @@ def weights_key(args: argparse.Namespace, model: EATModel) -> str:
     )
 
 
+def read_splits(args: argparse.Namespace) -> tuple[list[Label], list[tuple[str, Manifest, list[list[int]]]]]:
+    """The classes, and of both splits the name, the clips and their labels."""
+    labels = read_descriptors(args.labels or args.data / DESCRIPTORS)
+    listed = []
+    for name in (args.train_split, args.eval_split):
+        manifest = Manifest(args.data / f"{name}.tsv")
+        listed.append((name, manifest, read_lbl(args.data / f"{name}.lbl", manifest, labels)))
+    return labels, listed
+
+
+def front_end_for(args: argparse.Namespace, model: EATModel) -> FrontEnd:
+    """The model's, at the length that is asked for."""
+    if args.target_length is None:
+        return model.front_end
+    return replace(model.front_end, target_length=args.target_length)
+
+
 def open_splits(args: argparse.Namespace, model: EATModel) -> tuple[list[Split], int, bool]:
     """Features and truth of both splits, how many classes there are, and whether clips may have several labels."""
-    labels = read_descriptors(args.labels or args.data / DESCRIPTORS)
-    names = (args.train_split, args.eval_split)
-    manifests = [Manifest(args.data / f"{name}.tsv") for name in names]
-    truths = [
-        read_lbl(args.data / f"{name}.lbl", manifest, labels) for name, manifest in zip(names, manifests, strict=True)
-    ]
-    several = have_several(multi_label(args.task), [clip for truth in truths for clip in truth])
-    front_end = model.front_end
-    if args.target_length is not None:
-        front_end = replace(front_end, target_length=args.target_length)
+    labels, listed = read_splits(args)
+    several = have_several(multi_label(args.task), [clip for *_, truth in listed for clip in truth])
+    front_end = front_end_for(args, model)
     key = weights_key(args, model)
     cache = args.cache or args.data / "features"
     splits = []
-    for name, manifest, truth in zip(names, manifests, truths, strict=True):
+    for name, manifest, truth in listed:
         features = cached_features(
             cache, f"{key} {args.precision}", model, manifest, front_end, args.batch_size, args.num_workers, name,
             args.pooling,
@@ -148,15 +159,10 @@ def train_and_measure(
     """Each trained head's metric on the evaluation split, and its weights of the layers."""
     if not args.heads:
         return {}
-    labels = read_descriptors(args.labels or args.data / DESCRIPTORS)
-    front_end = model.front_end
-    if args.target_length is not None:
-        front_end = replace(front_end, target_length=args.target_length)
-    train, evaluation = (Manifest(args.data / f"{name}.tsv") for name in (args.train_split, args.eval_split))
-    truth = [
-        one_hot(read_lbl(args.data / f"{name}.lbl", manifest, labels), classes)
-        for name, manifest in ((args.train_split, train), (args.eval_split, evaluation))
-    ]
+    _, listed = read_splits(args)
+    train, evaluation = (manifest for _, manifest, _ in listed)
+    truth = [one_hot(labels, classes) for *_, labels in listed]
+    front_end = front_end_for(args, model)
     training = HeadTraining(
         args.heads, args.updates, args.batch_size, prototypes=args.prototypes, seed=args.seed,
         pooling="mean" if args.pooling == "mean" else "cls",
