@@ -24,6 +24,7 @@ from ..inference.model import EATModel, load
 from ..network.encoder import Encoder
 from ..network.front_end import front_end_of
 from ..network.settings import PretrainingSettings
+from ..pictures.run_logs import read_run
 from .corpus import read_task
 from .judge import encoded, log_mel, scores
 from .recipes import Bench, Plan, composed, import_choices
@@ -68,14 +69,14 @@ def judge(tasks: Mapping[str, Path], checkpoint: str | None, recipe: Mapping[str
     return found
 
 
-def watched(log: str) -> dict[str, float]:
+def watched(folder: Path) -> dict[str, float]:
     """The last figures that a run logged of its learning."""
-    lines = [line.split("[INFO] - ", 1)[1] for line in log.splitlines() if "[train_inner][INFO] - {" in line]
-    if not lines:
-        return {}
-    last = json.loads(lines[-1])
     wanted = ("_fraction", "_skill", "_std", "_loss", "loss")
-    return {key: float(value) for key, value in last.items() if key.endswith(wanted) and key != "masked_fraction"}
+    return {
+        name: values[-1]
+        for name, values in read_run(folder).items()
+        if name.endswith(wanted) and name != "masked_fraction"
+    }
 
 
 def train(plan: Plan, config: Path, data: Path, folder: Path) -> dict[str, float]:
@@ -90,10 +91,10 @@ def train(plan: Plan, config: Path, data: Path, folder: Path) -> dict[str, float
     folder.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as handle:
         status = subprocess.call(command, env=one_thread(), stdout=handle, stderr=subprocess.STDOUT)
-    text = log.read_text(errors="replace")
     if status:
+        text = log.read_text(errors="replace")
         raise DataError(f"{plan.recipe} (seed {plan.seed}) ended with status {status}: {text.strip().splitlines()[-1]}")
-    return watched(text)
+    return watched(folder)
 
 
 def one_thread() -> dict[str, str]:
