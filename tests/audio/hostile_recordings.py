@@ -90,7 +90,7 @@ def batch(count: int, seed: int) -> int:
             began = time.process_time()
             try:
                 outcomes[use(path)] += 1
-            except BaseException as error:
+            except Exception as error:
                 outcomes["faults"] += 1
                 print(
                     f"{number} ({kind}): FAULT {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True
