@@ -374,5 +374,5 @@ def test_the_page_can_be_read_by_all_and_asks_nobody_else(page, served: Served) 
     choose(page, served, CLIP)
     assert not violations(page)
     page.set_viewport_size({"width": 420, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    until(page, "document.documentElement.scrollWidth <= innerWidth")  # layout follows the resizing
     assert asked and all(address.startswith((served.url, "data:", "blob:")) for address in asked)

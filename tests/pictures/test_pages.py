@@ -202,7 +202,7 @@ def test_pages_can_be_read_by_all_and_ask_nobody(page, report: Path, map_page: P
         page.locator("#plot path[data-clip]").nth(1).click(force=True)
         assert not violations(page)
         page.set_viewport_size({"width": 420, "height": 800})  # a telephone
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        until(page, "document.documentElement.scrollWidth <= innerWidth")  # layout follows the resizing
         page.set_viewport_size({"width": 1100, "height": 1000})
     assert asked == [report.as_uri(), map_page.as_uri()]  # nothing else, from nowhere
     assert page.locator("b", has_text="tabla").count() == 0  # a name is text
