@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
 from fairseq.data.data_utils import numpy_seed
-from fairseq.data.iterators import EpochBatchIterator, ShardedIterator
+from fairseq.data.iterators import CountingIterator, EpochBatchIterator, ShardedIterator
+from torch.utils.data._utils.signal_handling import _error_if_any_worker_fails
 
 from ..errors import ConfigError
 from .fairseq_support import reports_user_errors
@@ -27,11 +31,13 @@ class ClipBatches(EpochBatchIterator):
     Args:
         plain: fairseq's iterator, which was not used yet.
         update_freq: batches of a device that make an update, by epoch; the last holds from there on.
+        timeout: seconds that a batch of DataLoader workers is waited for before TimeoutError is raised; 0: for ever.
     """
 
-    def __init__(self, plain: EpochBatchIterator, update_freq: Sequence[int]) -> None:
+    def __init__(self, plain: EpochBatchIterator, update_freq: Sequence[int], timeout: float = 0.0) -> None:
         self.__dict__.update(plain.__dict__)
         self.update_freq = update_freq
+        self.longest_wait = timeout if self.num_workers > 0 else 0.0
         self.resumed: tuple[int, int, int] | None = None
         """Epoch, clips a batch when it began, and clips heard of it before this run."""
         self.start = 0
@@ -110,12 +116,64 @@ class ClipBatches(EpochBatchIterator):
         self.resumed = (epoch, began_with, heard)
         self._next_epoch_itr = self._get_iterator_for_epoch(epoch, shuffle, offset=self.start)
 
-    def back_to_update(self, begun: bool) -> None:
-        """Give back the batches that were taken for an update that was not made; ``begun``: all of them were."""
+    def back_to_update(self) -> None:
+        """Give back batches that were taken for an update that does not have all of its batches yet."""
         taken = self._cur_epoch_itr
         if taken is not None:
-            frequency = self.update_freq[min(self.epoch, len(self.update_freq)) - 1]
-            taken.n -= (taken.n - 1) % frequency + 1 if begun and taken.n else taken.n % frequency
+            taken.n -= taken.n % self.update_freq[min(self.epoch, len(self.update_freq)) - 1]
+
+    def _get_iterator_for_epoch(self, *args: Any, **kwargs: Any) -> CountingIterator | None:
+        counting = super()._get_iterator_for_epoch(*args, **kwargs)
+        if counting is not None:
+            counting._itr = AwaitedBatches(counting._itr, self.longest_wait)
+        return counting
+
+
+class AwaitedBatches:
+    """A DataLoader's batches. The death of one of its workers is raised while a batch is waited for, and only then.
+
+    PyTorch raises it from a signal, wherever the main thread is just then: between new parameters and their count, or
+    in logging, which prints it and forgets it. Its own timeout does not hold once a worker has begun to hand over.
+
+    Args:
+        batches: the DataLoader's iterator.
+        timeout: seconds that a batch is waited for before TimeoutError is raised; 0: for ever.
+    """
+
+    waiting = False
+    """Of all of a process's."""
+
+    def __init__(self, batches: Iterator[Any], timeout: float = 0.0) -> None:
+        self.batches = batches
+        self.timeout = timeout
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, self._child_ended)
+            signal.signal(signal.SIGALRM, self._time_is_up)
+
+    @staticmethod
+    def _child_ended(number: int, frame: FrameType | None) -> None:
+        if AwaitedBatches.waiting:
+            _error_if_any_worker_fails()
+
+    @staticmethod
+    def _time_is_up(number: int, frame: FrameType | None) -> None:
+        if AwaitedBatches.waiting:
+            raise TimeoutError("no batch came from the DataLoader workers")
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        AwaitedBatches.waiting = True
+        try:
+            _error_if_any_worker_fails()  # before
+            if self.timeout > 0:
+                signal.setitimer(signal.ITIMER_REAL, self.timeout)
+            return next(self.batches)
+        finally:
+            AwaitedBatches.waiting = False
+            if self.timeout > 0:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _cut(clips: np.ndarray, batch_size: int) -> list[np.ndarray]:

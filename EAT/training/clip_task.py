@@ -65,7 +65,9 @@ class ClipTaskConfig(AugmentationSettings, DeviceSettings, FairseqDataclass):
     max_skipped: float = setting(0.01, "stop when more than this fraction of the clips could not be read")
     read_timeout: float = setting(60.0, "seconds after which a clip that is still being read is given up; 0: never")
     allow_outside_root: bool = setting(False, "whether clips may lie outside the manifest's root folder, as by links")
-    process_timeout: float = setting(1800.0, "seconds that a process waits for the others before the run ends")
+    process_timeout: float = setting(
+        1800.0, "seconds that a process waits for the others, or for a batch, before the run ends; 0: ever"
+    )
     max_nonfinite: int = setting(10, "stop when so many updates in a row had gradients that are not finite")
     save_minutes: float = setting(
         30.0, "save when so many minutes have passed since the last checkpoint; 0: by updates and epochs alone"
@@ -243,7 +245,7 @@ class ClipTask(FairseqTask):
             raise ConfigError("dataset.grouped_shuffling is for clips of many lengths; all are of one, leave it false.")
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
         if not isinstance(iterator, ClipBatches):
-            iterator = ClipBatches(iterator, self.cfg.update_freq)
+            iterator = ClipBatches(iterator, self.cfg.update_freq, self.cfg.process_timeout)
             if dataset in self.dataset_to_epoch_iter:  # fairseq keeps it for the epochs that follow
                 self.dataset_to_epoch_iter[dataset] = iterator
         return iterator

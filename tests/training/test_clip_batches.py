@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +18,9 @@ from fairseq.tasks import FairseqTask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from EAT.training.clip_batches import ClipBatches
+from EAT.training.clip_batches import AwaitedBatches, ClipBatches
 from EAT.training.pretraining_task import EATPretrainingConfig, EATPretrainingTask
 
 from ..fairseq_runs import train
@@ -154,15 +158,30 @@ def test_another_batch_goes_on_from_the_right_clip(clip_manifest: Path, tmp_path
     assert len(losses(run.output)) == 13 and "end of epoch 1 " in run.output  # 104 clips are left, of 124
 
 
-@pytest.mark.parametrize(
-    ("taken", "frequency", "begun", "left"),
-    [(50, 2, True, 48), (49, 2, True, 48), (50, 2, False, 50), (51, 2, False, 50), (31, 2, True, 30), (0, 2, True, 0)],
-)
-def test_batches_of_an_update_that_was_not_made_are_given_back(
-    taken: int, frequency: int, begun: bool, left: int
-) -> None:
-    """Where it had begun all its batches were taken, fewer than others have at an epoch's end."""
+@pytest.mark.parametrize(("taken", "frequency", "left"), [(50, 2, 50), (51, 2, 50), (32, 3, 30), (0, 2, 0)])
+def test_batches_of_an_update_that_has_not_all_of_them_are_given_back(taken: int, frequency: int, left: int) -> None:
     batches = ClipBatches.__new__(ClipBatches)
     batches.epoch, batches.update_freq, batches._cur_epoch_itr = 1, [frequency], SimpleNamespace(n=taken)
-    batches.back_to_update(begun)
+    batches.back_to_update()
     assert batches._cur_epoch_itr.n == left
+
+
+class Slow(Dataset):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(0.2 if index else 0)
+        return index
+
+
+def test_a_worker_s_death_is_raised_while_a_batch_is_waited_for_and_only_then() -> None:
+    loader = DataLoader(Slow(), num_workers=1, prefetch_factor=1)
+    batches = AwaitedBatches(iter(loader))
+    assert next(batches).item() == 0
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    for _ in range(20):  # its signal comes between any two lines of these
+        time.sleep(0.05)
+    with pytest.raises(RuntimeError, match=rf"DataLoader worker \(pid {worker.pid}\) is killed by signal: Killed"):
+        next(batches)

@@ -10,14 +10,11 @@ import functools
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -25,7 +22,6 @@ import torch.distributed as dist
 from fairseq import checkpoint_utils
 from fairseq.distributed.utils import _TensorPlaceholder, get_data_parallel_group
 from fairseq.file_io import PathManager
-from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
@@ -309,14 +305,21 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
             return [None], True
         try:
             return original(cfg, trainer, task, epoch_itr)
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            # The last two: the process died while it was handing over a batch.
+        except (RuntimeError, ConnectionError, EOFError, TimeoutError) as error:
+            # ConnectionError and EOFError: the process died while it was handing over a batch.
             if "DataLoader worker" in str(error) or not isinstance(error, RuntimeError):
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or the data loader raises once more, in here
-                cause = task.datasets[task.cfg.train_subset].explain_crash(str(error))
+                if isinstance(error, TimeoutError):
+                    cause = (
+                        f"{error} in {epoch_itr.longest_wait:g} s (task.process_timeout): one of them hangs, not in "
+                        "reading a clip, which task.read_timeout would have ended."
+                    )
+                else:
+                    cause = task.datasets[task.cfg.train_subset].explain_crash(str(error))
                 end_dataloader_workers()
-                if not _inside_an_update(error):
-                    _save_between_updates(cfg, trainer, epoch_itr, begun=bool(_steps(error)))
+                epoch_itr.back_to_update()
+                # Alone only: others may be in the midst of an update.
+                if trainer.get_num_updates() > 0 and not dist.is_initialized():
+                    _save_and_wait(cfg, trainer, epoch_itr)
                 raise TrainingError(f"{cause} {_way_back(cfg)}") from None
             _explain_lost_process(error, f"after {trainer.get_num_updates()} updates")
             raise
@@ -332,28 +335,6 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
             raise SystemExit(130) from None
 
     return train
-
-
-def _inside_an_update(error: BaseException) -> bool:
-    """Whether parameters may have been updated whose update is not counted yet.
-
-    A worker's death is told by a signal, which raises wherever the run is just then. Before a batch's gradients are
-    there, in the task's own step, nothing has been changed.
-    """
-    steps = _steps(error)
-    return bool(steps) and not any(isinstance(frame.f_locals.get("self"), FairseqTask) for frame in steps)
-
-
-def _steps(error: BaseException) -> list[FrameType]:
-    """The trainer's and the task's ``train_step``, where an error came up in them."""
-    return [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "train_step"]
-
-
-def _save_between_updates(cfg: Any, trainer: Any, epoch_itr: Any, begun: bool) -> None:
-    """Save what the last whole update left; batches taken for the next one, which may have begun, are given back."""
-    epoch_itr.back_to_update(begun)
-    if trainer.get_num_updates() > 0 and not dist.is_initialized():  # alone: others may be in the midst of an update
-        _save_and_wait(cfg, trainer, epoch_itr)
 
 
 def _way_back(cfg: Any) -> str:
