@@ -107,8 +107,39 @@ def utterance_figures(sums: Tensor) -> dict[str, Tensor]:
     return {name: torch.where(several, value, 0.0).float() for name, value in figures.items()}
 
 
+def spreads(vectors: Tensor, real: Tensor) -> Tensor:
+    """Sums over differences d between vectors of two clips, from which :func:`feature_figures` follow.
+
+    Differences have no mean, so that none has to be subtracted, and batches and devices add up.
+
+    Args:
+        vectors: (B, D) float32, one a clip; clips 1 and 2 make a difference, 3 and 4 the next.
+        real: (B,) which of them count.
+
+    Returns:
+        (4,): sum of |d|^2 and their number; sum of (<d, d'>)^2 over pairs of two and their number.
+    """
+    pairs = len(vectors) // 2 * 2
+    both = real[:pairs].view(-1, 2).all(dim=1).to(vectors.dtype)
+    first, second = vectors[:pairs].view(-1, 2, vectors.shape[-1]).unbind(dim=1)
+    differences = (first - second) * both[:, None]
+    products = differences @ differences.T
+    squares, count = products.diagonal(), both.sum()
+    between = products.square().sum() - squares.square().sum()
+    return torch.stack([squares.sum(), count, between, count.square() - count])
+
+
+def feature_figures(sums: Tensor) -> dict[str, Tensor]:
+    """``feature_rank``: in how many directions clips' features differ, tr(C)^2 / tr(C^2) of their covariance C.
+
+    With d of covariance 2 C, the mean of |d|^2 is 2 tr(C) and that of <d, d'>^2 is 4 tr(C^2). 0 without four clips.
+    """
+    length, product = (_ratio(*pair) for pair in sums.double().view(2, 2))
+    return {"feature_rank": _ratio(length.square(), product).float()}
+
+
 def effective_rank(vectors: Tensor) -> float:
     """RankMe (arXiv 2210.02885): exp of the entropy of the normalised singular values of centred (clips, D) vectors."""
     values = torch.linalg.svdvals(vectors.double() - vectors.double().mean(dim=0))
-    shares = values / values.sum().clamp(min=1e-12)
-    return float(torch.exp(-(shares * (shares + 1e-12).log()).sum()))
+    fractions = values / values.sum().clamp(min=1e-12)
+    return float(torch.exp(-(fractions * (fractions + 1e-12).log()).sum()))

@@ -71,12 +71,15 @@ class AveragedFeedForward(nn.Module):
             visible: (B, 1, K) the patches that the teacher is given; None gives it all N.
 
         Returns:
-            ``frame`` (B, K or N, D) and ``utterance`` (B, D), float32.
+            ``frame`` (B, K or N, D), ``utterance`` (B, D), and for the watch ``features`` (B, D), the means of the
+            encoder's patches; float32.
         """
-        outputs = self.outputs(encoder(filterbank, visible, collect=True))
+        encoded = encoder(filterbank, visible, collect=True)
+        outputs = self.outputs(encoded)
         frame = averaged_targets(outputs, self.eps)
         last = averaged_targets(outputs[-self.utterance_blocks :], self.eps) if self.utterance_blocks else frame
-        return {"frame": frame, "utterance": last.mean(dim=1)}
+        features = encoded.tokens[:, 1:].float().mean(dim=1)
+        return {"frame": frame, "utterance": last.mean(dim=1), "features": features}
 
     def outputs(self, encoded: EncoderOutput) -> list[Tensor]:
         """Which outputs of the blocks are averaged, one a block."""
@@ -214,6 +217,14 @@ def _utterance_sums(comparison: Comparison) -> Tensor:
     return torch.cat([learning.products(target, real), learning.errors(cls.flatten(0, 1), *expanded)])
 
 
+def _feature_sums(comparison: Comparison) -> Tensor:
+    """Of the teacher's features; 0 where the targets are made without."""
+    features = comparison.targets.get("features")
+    if features is None:
+        return comparison.cls.new_zeros(4, dtype=torch.float32)
+    return learning.spreads(features, comparison.real.any(dim=1))
+
+
 def positions(comparison: Comparison, name: str) -> tuple[Tensor, Tensor]:
     """Targets at each position, (B, N, D), and which of them count, (B, N); utterance targets have one position."""
     target, real = comparison.targets[name], comparison.real
@@ -227,5 +238,6 @@ WATCHED: dict[str, Watched] = {
     "targets": Watched(lambda c: moments(c.masked_targets, c.counts), lambda s: {"target_std": standard_deviation(s)}),
     "frame": Watched(_frame_sums, learning.frame_figures),
     "utterance": Watched(_utterance_sums, learning.utterance_figures),
+    "features": Watched(_feature_sums, learning.feature_figures),
 }
 """Watched quantities; :attr:`Watched.values` has the names that they are logged with."""

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from EAT.network.learning import effective_rank, errors, frame_figures, products, utterance_figures
+from EAT.network.learning import (
+    effective_rank,
+    errors,
+    feature_figures,
+    frame_figures,
+    products,
+    spreads,
+    utterance_figures,
+)
 from EAT.network.objective import WATCHED
 from EAT.network.pretraining import Pretraining
 from EAT.network.settings import PretrainingSettings
@@ -136,6 +144,25 @@ def test_the_forward_watches_its_own_targets_and_predictions(dtype: torch.dtype)
     mean = targets.mean(dim=1)
     variance = (mean - mean.mean(dim=0)).square().sum(dim=-1).sum() / 5  # unbiased
     assert found["utterance_clip_fraction"] == pytest.approx((variance / mean.square().sum(-1).mean()).item(), rel=1e-2)
+
+
+def test_the_rank_of_features_by_hand() -> None:
+    """Four clips make two differences: (2, 0) and (1, 1), whose product is 2, their squares 4 and 2."""
+    sums = spreads(torch.tensor([[2.0, 0.0], [0.0, 0.0], [5.0, 6.0], [4.0, 5.0], [9.0, 9.0]]), torch.ones(5).bool())
+    assert sums.tolist() == [6.0, 2.0, 8.0, 2.0]
+    assert feature_figures(sums)["feature_rank"].item() == pytest.approx(3.0**2 / 4.0)
+    assert spreads(torch.rand(4, 2), torch.tensor([True, True, True, False]))[1].item() == 1  # the other has a hole
+    assert feature_figures(torch.zeros(4))["feature_rank"].item() == 0.0
+
+
+@pytest.mark.parametrize("batch", [4, 12, 100])
+def test_the_rank_of_features_is_that_of_their_covariance_for_any_batch(batch: int) -> None:
+    """Directions of variance 4, 1, 1 and 0 have (4 + 1 + 1)^2 / (16 + 1 + 1) = 2, whatever their mean."""
+    generator = torch.Generator().manual_seed(batch)
+    vectors = torch.randn(12_000, 4, generator=generator) * torch.tensor([2.0, 1.0, 1.0, 0.0]) + 7.0
+    real = torch.ones(batch, dtype=torch.bool)
+    sums = torch.stack([spreads(part, real) for part in vectors.split(batch)]).sum(dim=0)
+    assert feature_figures(sums)["feature_rank"].item() == pytest.approx(2.0, rel=0.05)
 
 
 def test_effective_rank_by_hand() -> None:

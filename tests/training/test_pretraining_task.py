@@ -22,6 +22,7 @@ FIGURES = (
     "frame_skill",
     "utterance_clip_fraction",
     "utterance_skill",
+    "feature_rank",
 )
 """What a log says of whether the run learns."""
 
