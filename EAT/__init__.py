@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 moved.install()
 
 __version__ = "1.1.0"
+"""Of the package."""
 __all__ = ["EATModel", "RecipeRun", "__version__", "load", "run_recipe"]
 
 

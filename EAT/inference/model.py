@@ -25,7 +25,7 @@ from .readouts import READOUTS, summarise
 from .sounds import Frames, Path, Score, Sound, as_numpy, files_of, is_path, told
 
 GRANULARITIES = ("all", "frame", *READOUTS)
-"""What is extracted: all tokens, the patches, or one vector for the clip."""
+"""All that ``granularity`` may be, as :meth:`EAT.EATModel.extract` says."""
 ACTIVATIONS = ("sigmoid", "softmax")
 BATCH_SIZE = 32
 """Clips of 10 s that go through the network at once, unless another number is asked for."""

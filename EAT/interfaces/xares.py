@@ -2,11 +2,11 @@
 
 Its command takes a Python file whose class, named ``...Encoder``, needs no arguments::
 
-import EAT.interfaces.xares
+    import EAT.interfaces.xares
 
-class MyEncoder(EAT.interfaces.xares.EATEncoder):
-    def __init__(self):
-        super().__init__("EAT-base_epoch30_pt.pt", readout="rows")
+    class MyEncoder(EAT.interfaces.xares.EATEncoder):
+        def __init__(self):
+            super().__init__("EAT-base_epoch30_pt.pt", readout="rows")
 """
 
 from __future__ import annotations

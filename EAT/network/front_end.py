@@ -59,9 +59,9 @@ class FrontEnd:
     resampler: ClassVar[Resampler] = SINC
     """What makes waveforms of that rate."""
     window: ClassVar[int] = 400
-    """Samples in a frame: 25 ms."""
+    """Samples in a frame, 25 ms."""
     hop: ClassVar[int] = 160
-    """Samples from one frame to the next: 10 ms."""
+    """Samples from one frame to the next, 10 ms."""
     bins: ClassVar[int] = 128
     low_hz: ClassVar[float] = 20.0
     high_hz: ClassVar[float] = 8000.0

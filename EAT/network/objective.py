@@ -115,7 +115,7 @@ class Comparison(NamedTuple):
     targets: Targets
     """All targets, without gradients."""
     masks: Masks
-    """Which patches the rows above are: M clones of each clip, N - K patches a clone."""
+    """Which patches the rows above are, of M clones of each clip, N - K patches a clone."""
     real: Tensor
     """(B, N) which patches hold audio; the others are padding."""
     counts: Tensor
