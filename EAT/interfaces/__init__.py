@@ -1,1 +1,1 @@
-"""A trained model as other programs ask for one: HEAR, X-ARES, scikit-learn, ONNX runtimes."""
+"""A trained model as other programs ask for one: HEAR, X-ARES, mteb, scikit-learn, ONNX runtimes."""

@@ -1,21 +1,24 @@
-"""HEAR's functions and X-ARES's encoder: shapes, times and values against the model's own.
+"""HEAR's functions, X-ARES's and mteb's encoders: shapes, times and values against the model's own.
 
-The validators of both are run by ``validators/run.sh`` beside this file; their output is in ``validators/log.txt``.
+The programs themselves are run by ``validators/run.sh`` beside this file; what they say is in ``validators/log.txt``.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from sklearn.metrics.pairwise import cosine_similarity
 
 import EAT
 from EAT.errors import ConfigError, DataError
 from EAT.inference.windows import extract_recording
 from EAT.interfaces import hear
+from EAT.interfaces.mteb import EATEncoder as MtebEncoder
 from EAT.interfaces.xares import EATEncoder
 
 from ..conftest import CLIPS, CONFORMANCE
@@ -104,3 +107,33 @@ def test_xares_encoder(audio):
     assert torch.equal(encoder(audio[0]), found[:1]) or torch.allclose(encoder(audio[0]), found[:1], atol=1e-5)
     half = encoder.bfloat16()(audio)
     assert half.dtype == torch.float32 and (half - found).norm() < 0.05 * found.norm()
+
+
+def test_mteb_encoder():
+    """Batches as mteb's loader gives them: clips of any length and rate, whole."""
+    names = ("loop_garzul.flac", "perc_bell.flac", "ambi_choir.flac", "elec_bell.flac")
+    sounds = [soundfile.read(CLIPS / name, dtype="float32") for name in names]
+    items = [{"array": samples, "sampling_rate": rate} for samples, rate in sounds]
+    items[3]["array"] = np.stack([items[3]["array"], items[3]["array"]])  # two channels
+    batches = [{"audio": items[:3], "label": torch.tensor([0, 1, 2])}, {"audio": items[3:], "label": torch.tensor([3])}]
+    encoder = MtebEncoder(CHECKPOINT, readout="rows", layer=2)
+    found = encoder.encode(batches, task_metadata=None, hf_split="test", hf_subset="default", batch_size=3)
+    assert found.dtype == np.float32 and found.shape == (4, 512)
+    files = [str(CLIPS / name) for name in names]
+    expected = np.stack(EAT.load(CHECKPOINT).extract(files, granularity="rows", layer=2, numpy=True))
+    assert np.allclose(found, expected, atol=1e-4)
+    pairs = cosine_similarity(found, found[:2])
+    assert np.allclose(encoder.similarity(found, torch.from_numpy(found[:2])), pairs, atol=1e-5)
+    assert np.allclose(encoder.similarity(found[1], found), pairs[:, 1][None], atol=1e-5)
+    assert np.allclose(encoder.similarity_pairwise(found[:2], found[2:]), pairs[[2, 3], [0, 1]], atol=1e-5)
+
+
+def test_mteb_s_tasks_that_are_not_of_sounds_and_its_absence(monkeypatch: pytest.MonkeyPatch):
+    encoder = MtebEncoder(CHECKPOINT)
+    with pytest.raises(DataError, match="EAT hears sounds alone, and this task gives text, label"):
+        encoder.encode([{"text": ["a"], "label": torch.tensor([0])}])
+    with pytest.raises(DataError, match="this task gives audio, text"):
+        encoder.encode([{"audio": [{"array": np.zeros(16_000), "sampling_rate": 16_000}], "text": ["a"]}])
+    monkeypatch.setitem(sys.modules, "mteb.models", None)
+    with pytest.raises(ConfigError, match="pip install mteb"):
+        _ = encoder.mteb_model_meta

@@ -32,6 +32,7 @@ judge() { # title, command: its output goes to the log, without progress bars an
 
 environment hear hearvalidator==2021.0.2
 environment xares xares==0.1.3 transformers==5.24.0 pytest
+environment mteb mteb==2.26.24 pytest
 
 {
     echo "Written by $HERE/run.sh on $(date +%F): Python $("$PYTHON" -c 'import platform; print(platform.python_version())'),"
@@ -40,4 +41,6 @@ environment xares xares==0.1.3 transformers==5.24.0 pytest
         "$ENVIRONMENTS/hear/bin/hear-validator" EAT.interfaces.hear --model "$CHECKPOINT" --device cpu
     judge "xares 0.1.3: its check of an encoder, then one of its tasks, on the clips in data/" \
         "$ENVIRONMENTS/xares/bin/python" "$HERE/xares_task.py" "$CHECKPOINT"
+    judge "mteb 2.26.24: its protocol of an encoder, then a classification and a clustering of the clips in data/" \
+        "$ENVIRONMENTS/mteb/bin/python" "$HERE/mteb_task.py" "$CHECKPOINT"
 } | tee "$HERE/log.txt"
