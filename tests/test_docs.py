@@ -53,6 +53,7 @@ GUIDES = (
     "docs/python.md",
     "docs/interfaces.md",
     "docs/uses.md",
+    "docs/lines.md",
     "feature_extract/README.md",
     "config/run_config/README.md",
     "CONTRIBUTING.md",
