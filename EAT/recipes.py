@@ -15,6 +15,10 @@ CLIPS = next(folder for folder in (PACKAGE / "demo_clips", PACKAGE.parent / "dat
 """The real clips that come along: ``clips/`` and the table ``clips.csv``."""
 
 
+RECIPE = "RECIPE"
+"""What commands call a recipe's name in their help, which is then completed."""
+
+
 def recipe_names() -> list[str]:
     """What ``--config-name`` may be."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -10,6 +10,12 @@ from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
+UNITS = {
+    "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
+"""What processors call the units that compute in half precision: x86's vectors and tiles, and ARM's."""
+
 FEW = 8
 """Recordings that are not worth starting workers for."""
 
@@ -61,3 +67,20 @@ def available_memory(proc: Path = Path("/proc/meminfo"), cgroup: Path = Path("/s
     except OSError:
         return free
     return min(free, max(0, int(limit) - int(used))) if limit.isdigit() and used.isdigit() else free
+
+
+def slow_on_cpu(precision: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """A sentence where the processor has no units for a precision, which it then computes slower than float32.
+
+    Args:
+        precision: a name of PyTorch's.
+        cpuinfo: Linux's account of the processor; where there is none nothing is known, and nothing said.
+    """
+    try:
+        flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    units = UNITS.get(precision, set())
+    if not units or not flags or units & set(flags[0].split()):
+        return None
+    return f"this processor has no units for {precision} ({', '.join(sorted(units))}), and is faster in float32"

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..recipes import FOLDER, copy_recipe, recipe_names
+from ..recipes import FOLDER, RECIPE, copy_recipe, recipe_names
 from .command_line import described, exit_status
 
 EXAMPLES = {
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         "Copy a recipe, with the base that it refers to, into a folder: eat train --config-dir FOLDER trains by it.",
         EXAMPLES["copy"],
     )
-    copy.add_argument("name", metavar="NAME", help="the recipe")
+    copy.add_argument("name", metavar=RECIPE, help="its name, one of eat config list")
     copy.add_argument("folder", nargs="?", type=Path, default=Path("config"), metavar="FOLDER",
         help="where it goes (default config)")  # fmt: skip
     return top

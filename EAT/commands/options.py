@@ -14,9 +14,11 @@ from ..checkpoint.formats import WEIGHTS
 from ..errors import ConfigError
 from ..inference.model import EATModel, load
 from ..pictures.listening import SOUNDS
-from ..system import available_memory, default_workers, keep_freed_memory
+from ..system import available_memory, default_workers, keep_freed_memory, slow_on_cpu
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+DEVICES = ("cpu", "cuda")
+"""Kinds of them that results were compared on; others, such as mps, are refused rather than trusted."""
 ONE_LABEL, SEVERAL_LABELS = "single-label", "multi-label"
 
 
@@ -125,6 +127,8 @@ def choose_device(name: str | None) -> torch.device:
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in DEVICES:
+            raise ConfigError(f"--device {name} was never tried with EAT; take one of {', '.join(DEVICES)}.")
         if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.empty(1, device=device)
@@ -148,6 +152,8 @@ def open_model(options: argparse.Namespace) -> EATModel:
     device = choose_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
+        if (slow := slow_on_cpu(options.precision)) is not None:
+            print(f"note: {slow}, without --precision {options.precision}.", file=sys.stderr)
     weights = getattr(options, "weights", "student")
     model = load(options.checkpoint, weights=weights, norm_mean=options.norm_mean, norm_std=options.norm_std)
     model = model.to(device=device, dtype=getattr(torch, options.precision))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import ConfigError
-from ..recipes import FOLDER, PACKAGE
+from ..recipes import FOLDER, PACKAGE, RECIPE
 from .command_line import described, exit_status
 
 EXAMPLES = """
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         EXAMPLES,
     )
     add = top.add_argument
-    add("--config-name", required=True, metavar="NAME", help="recipe, a file of the folder without its ending")
+    add("--config-name", required=True, metavar=RECIPE, help="a file of the folder without its ending")
     add("--config-dir", type=Path, metavar="FOLDER", help="folder of recipes (default EAT's own)")
     add("--multirun", "-m", action="store_true", help="a run for each combination of values that commas separate, by "
         "Hydra's launcher; not checked before")  # fmt: skip

@@ -26,6 +26,7 @@ from ..errors import ConfigError
 from ..network.front_end import FRONT_ENDS, FrontEnd
 from ..network.settings import choose, setting
 from ..progress import Pace
+from ..system import slow_on_cpu
 from .clip_batches import ClipBatches
 from .device import DeviceSettings, prepare_device
 from .fairseq_clips import FairseqClips
@@ -223,6 +224,8 @@ class ClipTask(FairseqTask):
             )
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         logger.info(f"model {cfg._name}: {trained / 1e6:.1f} M trained parameters, {device}{self.precision()}")
+        if self.cfg.cpu and (slow := slow_on_cpu(self.precision().split()[0])) is not None:
+            logger.warning(f"{slow}: common.bf16=false common.fp16=false")
         return model
 
     def precision(self) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from EAT.__main__ import COMMANDS, OWN
+from EAT.commands.extract import main as extract
+from EAT.system import slow_on_cpu
 
 from ..conftest import CLIPS, CONFORMANCE, ROOT
 
@@ -105,6 +107,9 @@ def test_a_flag_means_the_same_everywhere() -> None:
         ("EAT.prepare", "folder {t}/none {t}/data"),
         ("EAT.serve", "--checkpoint {t}/none.pt --port 0"),
         ("EAT.doctor", "--device tpu9"),
+        ("EAT.doctor", "--device mps"),
+        ("EAT.predict", "--source {clip} --checkpoint {c} --device mps"),
+        ("EAT.plot", "features {clip} --checkpoint {c} --output {t}/x.png --device mps"),
         ("feature_extract/feature_extract.py", "--source {clip} --output {t}/o --checkpoint {t}/none.pt"),
         ("feature_extract/feature_extract.py", "--source {clip} --output {t}/o --checkpoint {c} --batch-size 0"),
     ],
@@ -133,3 +138,14 @@ def test_sources_given_twice_are_all_taken() -> None:
     given = ["--source", "a", "b", "--source", "c", "--checkpoint", "x"]
     assert extract().parse_args([*given, "--output", "y"]).source == ["a", "b", "c"]
     assert doctor().parse_args(given).source == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_precision_that_this_processor_is_slow_in_is_noted(precision, tmp_path, capsys) -> None:
+    asked = (
+        f"--source {CLIPS / 'elec_bell.flac'} --checkpoint {CONFORMANCE / 'official_pretrain.pt'} --output {tmp_path}"
+    )
+    assert extract([*asked.split(), "--device", "cpu", "--precision", precision]) == 0
+    slow = slow_on_cpu(precision)
+    note = f"note: {slow}, without --precision {precision}." if slow else ""
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")] == [note] * bool(note)

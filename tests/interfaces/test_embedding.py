@@ -1,6 +1,7 @@
 """HEAR's functions, X-ARES's and mteb's encoders: shapes, times and values against the model's own.
 
-The programs themselves are run by ``validators/run.sh`` beside this file; what they say is in ``validators/log.txt``.
+The programs themselves are run by ``validators/run.sh`` beside this file; what they say is in ``hear.txt``,
+``xares.txt`` and ``mteb.txt`` beside it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from EAT.system import slow_on_cpu
+
 from ..conftest import ROOT
 from ..fairseq_runs import COMMAND, TINY, environment, train, train_distributed
 from ..recordings import write_mixed_manifest
@@ -193,6 +195,8 @@ def test_float16_trains_with_loss_scaling(clip_manifest: Path, tmp_path: Path) -
     )
     assert all(math.isfinite(loss) for loss in run.values("loss")) and run.lines[-1]["loss_scale"] > 0
     assert_half_precision_student(saved(tmp_path), torch.float16)
+    slow = slow_on_cpu("float16")
+    assert slow is None or f"{slow}: common.bf16=false common.fp16=false" in run.output
 
 
 def test_every_format_rate_and_container_in_one_run(clips: list[Path], tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs the programs that judge an interface against ours, each in an environment of its own, and writes what they say to
-# log.txt beside this file. They bring TensorFlow and more, which is why no test of the suite runs them.
+# Runs the programs that judge an interface against ours, each in an environment of its own, and writes what each says to
+# NAME.txt beside this file. They bring TensorFlow and more, which is why no test of the suite runs them.
 #
-#   bash tests/interfaces/validators/run.sh              environments in a temporary folder
+#   bash tests/interfaces/validators/run.sh              all: hear, xares, mteb; environments in a temporary folder
+#   bash tests/interfaces/validators/run.sh mteb         one of them
 #   ENVIRONMENTS=FOLDER bash .../run.sh                  in a folder that is kept and used again
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
@@ -21,26 +22,42 @@ environment() { # name, packages: made once; torch first, so that nothing else c
     "$folder/bin/pip" install --quiet "$@"
 }
 
-judge() { # title, command: its output goes to the log, without progress bars and this machine's paths
-    echo
-    echo "## $1"
-    shift
-    "$@" 2>&1 | tr '\r' '\n' | grep -v -e '%|' -e 'it/s' -e 's/it' -e '^\s*$' -e absl:: -e '^I0000' -e 'Epoch: ' |
-        sed -e 's/\x1b\[[0-9;]*m//g' -e "s#$PWD/##g" -e "s#$ENVIRONMENTS#ENVIRONMENTS#g" \
-            -e 's#/tmp/tmp[a-z0-9_]*#TEMPORARY#g'
+judge() { # name, title, command: its output goes to the log, without progress bars and this machine's paths
+    local log="$HERE/$1.txt" title="$2"
+    shift 2
+    {
+        echo "Written by $HERE/run.sh on $(date +%F): Python $("$PYTHON" -c 'import platform; print(platform.python_version())'),"
+        echo "$(grep '^torch==' requirements.txt), the small conformance checkpoint (width 64, 3 blocks)."
+        echo
+        echo "## $title"
+        "$@" 2>&1 | tr '\r' '\n' | grep -v -e '%|' -e 'it/s' -e 's/it' -e '^\s*$' -e absl:: -e '^I0000' -e 'Epoch: ' |
+            sed -e 's/\x1b\[[0-9;]*m//g' -e "s#$PWD/##g" -e "s#$ENVIRONMENTS#ENVIRONMENTS#g" \
+                -e 's#/tmp/tmp[a-z0-9_]*#TEMPORARY#g'
+    } | tee "$log"
 }
 
-environment hear hearvalidator==2021.0.2
-environment xares xares==0.1.3 transformers==5.24.0 pytest
-environment mteb mteb==2.26.24 pytest
-
-{
-    echo "Written by $HERE/run.sh on $(date +%F): Python $("$PYTHON" -c 'import platform; print(platform.python_version())'),"
-    echo "$(grep '^torch==' requirements.txt), the small conformance checkpoint (width 64, 3 blocks)."
-    judge "hear-validator 2021.0.2 ($("$ENVIRONMENTS/hear/bin/pip" list 2>/dev/null | awk '$1 == "tensorflow" {print $1, $2}'))" \
-        "$ENVIRONMENTS/hear/bin/hear-validator" EAT.interfaces.hear --model "$CHECKPOINT" --device cpu
-    judge "xares 0.1.3: its check of an encoder, then one of its tasks, on the clips in data/" \
-        "$ENVIRONMENTS/xares/bin/python" "$HERE/xares_task.py" "$CHECKPOINT"
-    judge "mteb 2.26.24: its protocol of an encoder, then a classification and a clustering of the clips in data/" \
-        "$ENVIRONMENTS/mteb/bin/python" "$HERE/mteb_task.py" "$CHECKPOINT"
-} | tee "$HERE/log.txt"
+[ $# -gt 0 ] || set -- hear xares mteb
+for name in "$@"; do
+    case $name in
+        hear)
+            environment hear hearvalidator==2021.0.2
+            version=$("$ENVIRONMENTS/hear/bin/pip" list 2> /dev/null | awk '$1 == "tensorflow" {print $1, $2}')
+            judge hear "hear-validator 2021.0.2 ($version)" \
+                "$ENVIRONMENTS/hear/bin/hear-validator" EAT.interfaces.hear --model "$CHECKPOINT" --device cpu
+            ;;
+        xares)
+            environment xares xares==0.1.3 transformers==5.24.0 pytest
+            judge xares "xares 0.1.3: its check of an encoder, then one of its tasks, on the clips in data/" \
+                "$ENVIRONMENTS/xares/bin/python" "$HERE/xares_task.py" "$CHECKPOINT"
+            ;;
+        mteb)
+            environment mteb mteb==2.26.24 pytest
+            judge mteb "mteb 2.26.24: its protocol of an encoder, then a classification and a clustering, on the clips in data/" \
+                "$ENVIRONMENTS/mteb/bin/python" "$HERE/mteb_task.py" "$CHECKPOINT"
+            ;;
+        *)
+            echo "there is no $name; give some of hear, xares, mteb" >&2
+            exit 2
+            ;;
+    esac
+done
