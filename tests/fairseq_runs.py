@@ -66,8 +66,10 @@ def train(config: str, *overrides: str, expect: int | None = 0, timeout: float =
     return Run(done.returncode, done.stdout)
 
 
-def train_distributed(config: str, world_size: int, *overrides: str, timeout: float = 240) -> list[Run]:
-    """Run one process for each rank over gloo; returns each rank's run."""
+def train_distributed(
+    config: str, world_size: int, *overrides: str, expect: int = 0, timeout: float = 240
+) -> list[Run]:
+    """Run one process for each rank over gloo; fails unless each ends with status ``expect``, returns their runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -99,5 +101,5 @@ def train_distributed(config: str, world_size: int, *overrides: str, timeout: fl
     finally:
         for process in ranks:
             process.kill()
-    assert all(run.status == 0 for run in runs), runs[0].output[-3000:] + runs[-1].output[-3000:]
+    assert all(run.status == expect for run in runs), runs[0].output[-3000:] + runs[-1].output[-3000:]
     return runs

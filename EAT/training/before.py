@@ -27,6 +27,7 @@ from ..network.pretraining import Pretraining
 from ..network.settings import SIZES, ClassifierSettings, FineTuningSettings, PretrainingSettings
 from ..progress import duration
 from ..recipes import PACKAGE
+from .device import require_gpu
 
 KEY = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[\w./@:-]+)(=|$)")
 REGISTERING = (
@@ -94,7 +95,7 @@ def check(cfg: DictConfig) -> Manifest:
         The training clips.
 
     Raises:
-        ConfigError: for what is not set, more processes than devices, or settings that a task or model does not know.
+        ConfigError: for what is not set, processes that find no device, or settings that a task or model does not know.
         DataError: where the manifest or the label descriptors cannot be read.
     """
     missing = sorted(OmegaConf.missing_keys(cfg))
@@ -125,18 +126,39 @@ def check(cfg: DictConfig) -> Manifest:
 
 
 def _check_devices(cfg: DictConfig) -> None:
-    """Raise ConfigError where fairseq would start a process for each of more devices than there are."""
-    given = cfg.distributed_training
-    told = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
+    """Raise ConfigError where fairseq would end in an assertion of its own: several processes, and too few GPUs."""
+    given, there = cfg.distributed_training, torch.cuda.device_count()
+    launched = all(name in os.environ for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"))
+    wanted = int(os.environ["WORLD_SIZE"]) if launched else given.distributed_world_size
     by_others = given.distributed_no_spawn or given.distributed_init_method or given.distributed_port > 0
-    if by_others or all(name in os.environ for name in told) or "SLURM_JOB_NODELIST" in os.environ:
-        return
-    wanted, there = given.distributed_world_size, torch.cuda.device_count()
-    if wanted > max(there, 1):
+    if by_others or launched or "SLURM_JOB_NODELIST" in os.environ:
+        if there == 0 and (launched or wanted > 1):
+            _check_ranks_on_cpus(cfg)
+    elif wanted > max(there, 1):
+        on_the_cpu = "" if there or cfg.common.cpu else " and common.cpu=true"
         raise ConfigError(
             f"distributed_training.distributed_world_size is {wanted}, but this machine has {there or 'no'} "
             f"GPU{'' if there == 1 else 's'}; set distributed_training.distributed_world_size={max(there, 1)}, with "
-            f"optimization.update_freq=[{-(-wanted // max(there, 1))}] for as many clips an update."
+            f"optimization.update_freq=[{-(-wanted // max(there, 1))}] for as many clips an update{on_the_cpu}."
+        )
+
+
+def _check_ranks_on_cpus(cfg: DictConfig) -> None:
+    """Raise ConfigError unless processes that others start can be trained on CPUs."""
+    if not cfg.common.cpu:
+        require_gpu()
+    given = cfg.distributed_training
+    wrong = {
+        "distributed_no_spawn=true": not given.distributed_no_spawn,
+        "distributed_init_method=tcp://HOST:PORT": not given.distributed_init_method,
+        "distributed_backend=gloo": given.distributed_backend == "nccl",
+        "ddp_backend=legacy_ddp": given.ddp_backend in ("c10d", "pytorch_ddp"),
+    }
+    if any(wrong.values()):
+        settings = " ".join(f"distributed_training.{setting}" for setting, missing in wrong.items() if missing)
+        raise ConfigError(
+            f"without GPUs fairseq neither starts processes nor takes those of torchrun; set {settings} and start one "
+            "for each rank by hand (README, Many GPUs, many machines)."
         )
 
 

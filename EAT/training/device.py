@@ -40,6 +40,13 @@ def why_no_gpu() -> str | None:
     return "PyTorch finds none"
 
 
+def require_gpu() -> None:
+    """Raise ConfigError, with the reason, where PyTorch can use no GPU."""
+    problem = why_no_gpu()
+    if problem is not None:
+        raise ConfigError(f"no GPU can be used: {problem}; mend that, or set common.cpu=true to train on the CPU.")
+
+
 def prepare_device(settings: DeviceSettings, cpu: bool) -> str:
     """Set how the training device computes.
 
@@ -55,9 +62,7 @@ def prepare_device(settings: DeviceSettings, cpu: bool) -> str:
     """
     if cpu:
         return f"CPU, {torch.get_num_threads()} threads"
-    problem = why_no_gpu()
-    if problem is not None:
-        raise ConfigError(f"no GPU can be used: {problem}; mend that, or set common.cpu=true to train on the CPU.")
+    require_gpu()
     return f"{torch.cuda.get_device_name()}, {set_precision(settings)}"
 
 

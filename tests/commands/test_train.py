@@ -96,6 +96,63 @@ def test_more_processes_than_devices(data: str, capsys, monkeypatch: pytest.Monk
     assert "distributed_training.distributed_world_size is 4, but this machine has" in said
     there = max(1, torch.cuda.device_count())
     assert f"set {ONE[:-1]}{there}, with optimization.update_freq=[{-(-4 // there)}]" in said
+    assert said.endswith(" and common.cpu=true.\n") is (torch.cuda.device_count() == 0)
+
+
+BY_HAND = (
+    "distributed_training.distributed_world_size=2", "distributed_training.distributed_no_spawn=true",
+    "distributed_training.distributed_init_method=tcp://127.0.0.1:29511",
+)  # fmt: skip
+OVER_GLOO = ("distributed_training.distributed_backend=gloo", "distributed_training.ddp_backend=legacy_ddp")
+
+
+NO_GPU = "no GPU can be used: this PyTorch, .* or set common.cpu=true to train on the CPU"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_every_process_without_a_gpu_ends_in_a_sentence(data: str) -> None:
+    command = [sys.executable, "-m", "EAT.train", "--config-name", "pretraining_AS2M", data, *BY_HAND]
+    ranks = [
+        subprocess.Popen(
+            [*command, f"distributed_training.distributed_rank={rank}"], cwd=ROOT, env=environment(), text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in ranks:
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 2 and re.fullmatch(f"error: {NO_GPU}\\.\n", said), said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("torchrun", "settings", "sentence"),
+    [
+        (True, [], NO_GPU),
+        (
+            True,
+            ["common.cpu=true", *OVER_GLOO],
+            r"set distributed_training.distributed_no_spawn=true distributed_training.distributed_init_method=\S+ and",
+        ),
+        (False, ["common.cpu=true", *BY_HAND], f"torchrun; set {' '.join(OVER_GLOO)} and start one for each rank"),
+    ],
+)
+def test_what_fairseq_cannot_start_on_cpus(
+    data: str, capsys, monkeypatch: pytest.MonkeyPatch, torchrun: bool, settings: list[str], sentence: str
+) -> None:
+    """It would say ZeroDivisionError or that it has no NCCL, or start nothing and end well."""
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "WORLD_SIZE": "2", "RANK": "0"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value) if torchrun else monkeypatch.delenv(name, raising=False)
+    assert train.main(["--config-name", "pretraining_AS2M", data, *settings]) == 2
+    assert re.fullmatch(f"error: .*{sentence}.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_processes_on_cpus_pass(data: str) -> None:
+    """As the README starts them."""
+    cfg = before.compose(FOLDER, "pretraining_AS2M", [data, "common.cpu=true", *BY_HAND, *OVER_GLOO])
+    assert len(before.check(cfg)) > 0
 
 
 @pytest.mark.parametrize("name", ["pretraining_AS2M", "finetuning_AS20K"])

@@ -12,7 +12,7 @@ from EAT.errors import ConfigError
 from EAT.training import device
 from EAT.training.device import DeviceSettings, prepare_device, set_precision
 
-from ..fairseq_runs import TINY, train
+from ..fairseq_runs import TINY, train, train_distributed
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -23,6 +23,14 @@ def test_a_run_that_expects_a_gpu_ends_in_a_sentence(clip_manifest: Path, tmp_pa
     output = train("pretraining_AS2M", *given, expect=1).output
     assert "no GPU can be used: this PyTorch" in output and "or set common.cpu=true to train on the CPU." in output
     assert "Traceback" not in output
+
+
+@without_gpu
+def test_every_process_that_expects_a_gpu_ends_in_the_sentence(clip_manifest: Path, tmp_path: Path) -> None:
+    given = (*TINY, f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}", "common.cpu=false")
+    for run in train_distributed("pretraining_AS2M", 2, *given, expect=1):
+        assert run.output.count("no GPU can be used: this PyTorch") == 1
+        assert "Traceback" not in run.output and run.lines == []
 
 
 @without_gpu
