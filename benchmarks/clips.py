@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from EAT.data.clips import ClipDataset, batch_filterbank
 from EAT.data.manifest import Manifest
 from EAT.network.front_end import FrontEnd
+from EAT.training.prefetching import Prefetched, sender
 
 
 def make_clips(folder: Path, count: int, seconds: float = 10.0, rate: int = 32_000, mixed: bool = False) -> Manifest:
@@ -50,10 +51,7 @@ def batches(
         clips, batch_size, num_workers=workers, collate_fn=clips.collate, pin_memory=device.type == "cuda",
         shuffle=True, drop_last=True, **options,
     )  # fmt: skip
+    send = sender(device.type == "cpu")
     while True:
-        for batch in loader:
-            moved = {
-                key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-                for key, value in batch.items()
-            }
-            yield batch_filterbank(moved, clips.front_end), batch["clips"]
+        for batch in loader if send is None else Prefetched(iter(loader), send):
+            yield batch_filterbank(batch, clips.front_end), batch["clips"]

@@ -17,6 +17,7 @@ from torch.utils.data._utils.signal_handling import _error_if_any_worker_fails
 
 from ..errors import ConfigError
 from .fairseq_support import reports_user_errors
+from .prefetching import Prefetched, Send
 
 logger = logging.getLogger("EAT")
 
@@ -32,12 +33,17 @@ class ClipBatches(EpochBatchIterator):
         plain: fairseq's iterator, which was not used yet.
         update_freq: batches of a device that make an update, by epoch; the last holds from there on.
         timeout: seconds that a batch of DataLoader workers is waited for before TimeoutError is raised; 0: for ever.
+        send: sends batches ahead to the device; None leaves them where they are. A batch counts as heard once it is
+            taken, not when it is sent.
     """
 
-    def __init__(self, plain: EpochBatchIterator, update_freq: Sequence[int], timeout: float = 0.0) -> None:
+    def __init__(
+        self, plain: EpochBatchIterator, update_freq: Sequence[int], timeout: float = 0.0, send: Send | None = None
+    ) -> None:
         self.__dict__.update(plain.__dict__)
         self.update_freq = update_freq
         self.longest_wait = timeout if self.num_workers > 0 else 0.0
+        self.send = send
         self.resumed: tuple[int, int, int] | None = None
         """Epoch, clips a batch when it began, and clips heard of it before this run."""
         self.start = 0
@@ -126,6 +132,8 @@ class ClipBatches(EpochBatchIterator):
         counting = super()._get_iterator_for_epoch(*args, **kwargs)
         if counting is not None:
             counting._itr = AwaitedBatches(counting._itr, self.longest_wait)
+            if self.send is not None:
+                counting._itr = Prefetched(counting._itr, self.send)  # below what counts
         return counting
 
 

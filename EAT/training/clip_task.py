@@ -32,6 +32,7 @@ from .device import DeviceSettings, prepare_device
 from .fairseq_clips import FairseqClips
 from .fairseq_support import record, reports_user_errors
 from .half_precision import FP16Optimizer
+from .prefetching import sender
 from .survival.numbers import NonfiniteUpdates
 from .survival.stopping import stop
 
@@ -248,7 +249,8 @@ class ClipTask(FairseqTask):
             raise ConfigError("dataset.grouped_shuffling is for clips of many lengths; all are of one, leave it false.")
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
         if not isinstance(iterator, ClipBatches):
-            iterator = ClipBatches(iterator, self.cfg.update_freq, self.cfg.process_timeout)
+            send = sender(self.cfg.cpu)
+            iterator = ClipBatches(iterator, self.cfg.update_freq, self.cfg.process_timeout, send)
             if dataset in self.dataset_to_epoch_iter:  # fairseq keeps it for the epochs that follow
                 self.dataset_to_epoch_iter[dataset] = iterator
         return iterator

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
 from EAT.training.clip_batches import AwaitedBatches, ClipBatches
+from EAT.training.prefetching import Send
 from EAT.training.pretraining_task import EATPretrainingConfig, EATPretrainingTask
 
 from ..fairseq_runs import train
@@ -30,13 +31,13 @@ CLIPS, EPOCH = 53, 3
 LAYOUT = st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 3))
 
 
-def iterators(devices: int, batch_size: int, frequency: int) -> list[ClipBatches]:
+def iterators(devices: int, batch_size: int, frequency: int, send: Send | None = None) -> list[ClipBatches]:
     """One of each device, over clips that are their own numbers."""
     order = np.random.default_rng(EPOCH).permutation(CLIPS)
     batches = [order[first : first + batch_size] for first in range(0, CLIPS, batch_size)]
     shared = {"dataset": Numbers(), "collate_fn": list, "num_shards": devices, "epoch": EPOCH}
     plain = (EpochBatchIterator(**shared, batch_sampler=lambda *_: batches, shard_id=shard) for shard in range(devices))
-    return [ClipBatches(one, [frequency]) for one in plain]
+    return [ClipBatches(one, [frequency], send=send) for one in plain]
 
 
 class Numbers(Dataset):
