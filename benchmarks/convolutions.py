@@ -82,6 +82,13 @@ def banded(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
     return made.permute(1, 0, 3, 2, 4).flatten(1, 2) + bias.view(1, -1, 1, 1)
 
 
+def implicit(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    """An implicit matrix product in Triton: im2col's rows are read where they lie."""
+    from triton_convolution import convolution
+
+    return convolution(x, weight, bias, groups)
+
+
 CANDIDATES: dict[str, Convolution] = {
     "library": library,
     "channels_last": channels_last,
@@ -89,3 +96,5 @@ CANDIDATES: dict[str, Convolution] = {
     "unfolded": unfolded,
     "banded": banded,
 }
+ON_A_GPU: dict[str, Convolution] = {"triton": implicit}
+"""Those that run on a GPU alone."""

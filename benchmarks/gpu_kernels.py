@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from common import DTYPES, MatrixRate
-from convolutions import CANDIDATES
+from convolutions import CANDIDATES, ON_A_GPU
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -77,7 +77,7 @@ def convolution(bench: Bench) -> None:
     work = 2 * shape[0] * shape[2] * shape[3] * width * width // groups * settings.decoder_kernel**2
     for dtype_name, dtype in DTYPES.items() if bench.device.type == "cpu" else (("bfloat16", torch.bfloat16),):
         wanted: list[Tensor] = []
-        for name, candidate in CANDIDATES.items():
+        for name, candidate in (CANDIDATES if bench.device.type == "cpu" else CANDIDATES | ON_A_GPU).items():
             for timed in (False, True) if name in ("library", "channels_last") else (False,):
 
                 def measured(

@@ -117,3 +117,13 @@ def test_candidates_are_the_convolution_and_its_gradients(name: str, kernel: int
         results.append((y, *torch.autograd.grad((y * y).sum(), (x, weight, bias))))
     for wanted, own in zip(*results, strict=True):
         torch.testing.assert_close(own, wanted)
+
+
+def test_the_convolution_in_triton_is_the_convolution_and_its_gradients() -> None:
+    """In Triton's interpreter; its kernels compiled for sm_90 are in benchmarks/triton_convolution.log."""
+    pytest.importorskip("triton", reason="Triton, which comes with PyTorch for GPUs, is not installed")
+    command = [sys.executable, str(ROOT / "benchmarks" / "triton_convolution.py"), "check"]
+    done = subprocess.run(command, env=environment(TRITON_INTERPRET="1"), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()][1:]
+    assert len(rows) == 8 and all(row["to_weight"] < 1e-3 for row in rows)
