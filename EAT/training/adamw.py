@@ -57,6 +57,11 @@ class EATAdamW(FairseqOptimizer):
             eps=cfg.eps,
             fused=all(p.device.type in ("cpu", "cuda") for p in parameters),
         )
+        self.scales_in_step = all(p.device.type == "cuda" for p in parameters)
+        """Whether gradients are divided by the torch optimiser's ``grad_scale`` in its own kernel, and not before it.
+
+        That saves 4 bytes of traffic a parameter, and rounds otherwise; on a CPU every bit stays as it was.
+        """
 
     @property
     def optimizer_config(self) -> dict[str, Any]:

@@ -91,6 +91,17 @@ class FP16Optimizer(fp16_optimizer.FP16Optimizer):
             dist.all_reduce(self._flat, group=get_data_parallel_group())
             self._multiply_factor /= dist.get_world_size(get_data_parallel_group())
 
+    def _unscale_grads(self) -> None:
+        """Scale gradients by what is due, or have the optimiser's kernel do so while it reads them anyway."""
+        if not getattr(self.fp32_optimizer, "scales_in_step", False):
+            super()._unscale_grads()
+            return
+        self._sync_fp16_grads_to_fp32()
+        factor, self._multiply_factor = self._multiply_factor, 1.0
+        # A copy from the host would be waited for.
+        whole = torch.ones((), device=self._flat.device)
+        self.optimizer.grad_scale = whole / factor
+
     def _sync_fp32_params_to_fp16(self) -> None:
         halves, fulls = zip(*self._trained, strict=True)
         torch._foreach_copy_([half.data for half in halves], [full.data for full in fulls])

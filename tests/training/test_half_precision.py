@@ -112,3 +112,31 @@ def test_an_update_is_a_few_operations() -> None:
         counts.append(calls.counts)
     assert counts[0] == counts[1]
     assert sum(counts[0].values()) < 20, counts[0]
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5, 1000.0])
+def test_gradients_scaled_in_the_step_make_the_same_update(clip_norm: float) -> None:
+    """As on a GPU: by sample size and clipping, for one update after the other, and one that must change nothing."""
+    ends, counts = [], []
+    for in_step in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).to(torch.bfloat16)
+        made = optimizer(model)
+        assert made.fp32_optimizer.scales_in_step is False  # on a CPU
+        made.fp32_optimizer.scales_in_step = in_step
+        for update in range(4):
+            made.zero_grad()
+            made.backward(model(torch.randn(4, 8, dtype=torch.bfloat16)).float().square().sum())
+            made.multiply_grads(torch.tensor(1 / (3 + update)))
+            made.clip_grad_norm(clip_norm)
+            made.optimizer.found_inf = torch.tensor(float(update == 2))
+            before = [master.clone() for master in made.fp32_params]
+            with Calls() as calls:
+                made.step()
+            same = all(torch.equal(one, other) for one, other in zip(before, made.fp32_params, strict=True))
+            assert same == (update == 2)
+            assert made._multiply_factor == 1.0
+        counts.append(calls.counts["_foreach_mul_"])
+        ends.append(torch.cat([master.detach().flatten() for master in made.fp32_params]))
+    assert counts == [1, 0]
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-6, atol=1e-7)
