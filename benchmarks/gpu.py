@@ -29,6 +29,7 @@ from typing import Any
 import gpu_kernels
 import gpu_runs
 import torch
+import updates
 from common import SIZES, MatrixRate, machine, model_settings, peak_memory, step_work, synchronize
 from torch import Tensor
 from training import UTTERANCE_WEIGHT, Training
@@ -314,11 +315,29 @@ def compiled(bench: Bench) -> None:
     steps(bench, "compiled", variants)
 
 
+def update(bench: Bench) -> None:
+    """What follows a backward pass in bfloat16, as training does it and compiled in one pass."""
+    for name, fused, (trained, averaged) in (
+        ("as in training", False, updates.PLAIN_BYTES), ("compiled in one pass", True, updates.ONE_PASS_BYTES),
+    ):  # fmt: skip
+
+        def measured(fused: bool = fused, trained: int = trained, averaged: int = averaged) -> dict[str, Any]:
+            training = Training(bench.settings(), bench.device, torch.bfloat16)
+            training.step(bench.filterbank(1), torch.arange(1, device=bench.device))
+            found = bench.time(updates.OnePass(training, bench.backend) if fused else training.update)
+            counted = sum(m.numel() for m in training.masters) * trained
+            counted += sum(p.numel() for p in training.model.encoder.parameters()) * averaged
+            return {**found, "gb": counted / 1e9, "gb_per_s": counted / found["ms"] / 1e6}
+
+        bench.row("update", name, measured, allowance=10 if fused else 2)
+
+
 PARTS: dict[str, Callable[[Bench], None]] = {
     "ceilings": gpu_kernels.ceilings,
     "correctness": correctness,
     "convolution": gpu_kernels.convolution,
     "attention": gpu_kernels.attention,
+    "update": update,
     "eager": eager,
     "compiled": compiled,
     "training": gpu_runs.training,

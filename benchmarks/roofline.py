@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from updates import PLAIN_BYTES
 
 from EAT.network import block
 from EAT.network.masking import Masks
@@ -123,8 +124,7 @@ def count(settings: Any, clips: int, frames: int) -> tuple[dict[str, tuple[int, 
     measured("decoder and losses, backward", loss.backward)
     measured("student's encoder, backward", lambda: tokens.backward(leaf.grad))
     trained, averaged = (sum(p.numel() for p in m.parameters()) for m in (model, model.encoder))
-    # Gradients to float32, their norm, their scale, AdamW, parameters to bfloat16; the average, and it to bfloat16.
-    parts["update"] = 16, 0.0, trained * (6 + 4 + 8 + 28 + 6) + averaged * (12 + 6)
+    parts["update"] = 19, 0.0, trained * PLAIN_BYTES[0] + averaged * PLAIN_BYTES[1]
     return parts, counter.peak
 
 

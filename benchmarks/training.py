@@ -10,7 +10,7 @@ from EAT.network.settings import PretrainingSettings
 from EAT.training.gradients import clip_gradients
 from EAT.training.parameter_groups import mark_parameters, parameter_groups
 
-UTTERANCE_WEIGHT = 192.0
+UTTERANCE_WEIGHT, CLIP_NORM = 192.0, 4.0
 
 
 def gradients(parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
@@ -69,7 +69,11 @@ class Training:
                 if master.grad is None:
                     master.grad = torch.empty_like(master)
             torch._foreach_copy_(gradients(self.masters), gradients(self.parameters))
-        clip_gradients(gradients(self.masters), 4.0)
+        if self.half and self.device.type == "cuda":  # as half_precision.py has it
+            norm = clip_gradients(gradients(self.masters), 0.0)
+            self.optimizer.grad_scale = ((norm + 1e-6) / CLIP_NORM).clamp(min=1.0)
+        else:
+            clip_gradients(gradients(self.masters), CLIP_NORM)
         self.optimizer.step()
         if self.half:
             torch._foreach_copy_(list[torch.Tensor](self.parameters), list[torch.Tensor](self.masters))

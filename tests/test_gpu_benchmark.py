@@ -17,6 +17,8 @@ from .fairseq_runs import environment
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import convolutions
 import gpu
+import training
+import updates
 
 TINY = (
     "--device",
@@ -99,6 +101,30 @@ def test_no_row_is_called_compiled_that_fell_back(monkeypatch: pytest.MonkeyPatc
     made.backend, made.budget = refuse, 30  # type: ignore[assignment]
     gpu.steps(made, "compiled", {"compiled": {"compile": {}}})
     assert "torch.compile gave up" in made.rows[-1]["error"] and "clips_per_s" not in made.rows[-1]
+
+
+def test_the_update_in_one_pass_is_the_update() -> None:
+    """Also where gradients are clipped; one whose gradients are not finite changes nothing."""
+    ends = []
+    for fused in (False, True):
+        made = training.Training(gpu.model_settings("tiny", 2), torch.device("cpu"), torch.bfloat16, lr=0.01)
+        x, clips = torch.randn(2, 1, 128, 128, generator=torch.Generator().manual_seed(1)), [0, 1]
+        made.step(x, clips)
+        update = updates.OnePass(made, "aot_eager") if fused else made.update
+        for scale in (1.0, 100.0):
+            made.forward_backward(x, clips)
+            for parameter in made.parameters:
+                parameter.grad.mul_(scale)
+            update()
+        average = made.model.teacher.average
+        ends.append([value.clone() for value in (*made.masters, *average.values(), *made.parameters)])
+        if fused:
+            made.parameters[0].grad[:] = float("inf")
+            update()
+            for before, after in zip(ends[1], (*made.masters, *average.values(), *made.parameters), strict=True):
+                assert torch.equal(before, after)
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(other, one, rtol=0.01 if one.dtype == torch.bfloat16 else 1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", convolutions.CANDIDATES)
