@@ -330,7 +330,7 @@ def test_settings_exist(guide: str) -> None:
             assert python or any(_has(config, found[1]) for config in recipes), f"{found[1]} is no setting"
 
 
-FOREIGN = ("Could not override", "Key 'dept' not in", "DistributedDataParallel")
+FOREIGN = ("Could not override", "world size is", "Key 'dept' not in", "DistributedDataParallel")
 """Messages of other programs that the page quotes."""
 
 

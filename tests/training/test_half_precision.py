@@ -83,21 +83,26 @@ class Calls(TorchDispatchMode):
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        views = ("detach", "view", "alias", "slice", "split", "_unsafe_view", "unbind", "_local_scalar_dense")
+        views = (
+            "detach", "view", "alias", "slice", "split", "_unsafe_view", "unbind", "_local_scalar_dense", "lift_fresh",
+            "_record_function_enter_new", "_record_function_exit",
+        )  # fmt: skip
         name = function.__name__.split(".")[0]
         if name not in views:
             self.counts[name] += 1
         return function(*args, **(kwargs or {}))
 
 
-def test_an_update_is_a_few_operations() -> None:
+@pytest.mark.parametrize("on_a_gpu", [False, True])
+def test_an_update_is_a_few_operations(on_a_gpu: bool) -> None:
     """Gradients to float32, norm, scale, AdamW, parameters to bfloat16, average, teacher to bfloat16, whatever the
-    number of tensors."""
+    number of tensors; on a GPU gated by the norm, and with the scale in AdamW's kernel."""
     counts = []
     for depth in (1, 3):
         torch.manual_seed(0)
         model = Pretraining(PretrainingSettings(**{**NETWORK, "depth": depth})).to(torch.bfloat16)
         made = optimizer(model)
+        made.fp32_optimizer.scales_in_step = on_a_gpu
         for step in range(2):
             made.zero_grad()
             batch = model.draw(torch.randn(2, 1, 64, 128), [0, 1], seed=1, epoch=1)
@@ -106,9 +111,12 @@ def test_an_update_is_a_few_operations() -> None:
                 made.all_reduce_grads(model)
                 made.multiply_grads(0.5)
                 made.clip_grad_norm(4.0)
+                bad = torch.zeros(()) if on_a_gpu else None
+                if on_a_gpu:
+                    made.optimizer.found_inf = bad
                 made.step()
                 names = [name for name, _ in model.named_parameters()]
-                model.update_teacher(step + 1, dict(zip(names, made.fp32_params, strict=True)))
+                model.update_teacher(step + 1, dict(zip(names, made.fp32_params, strict=True)), bad)
         counts.append(calls.counts)
     assert counts[0] == counts[1]
     assert sum(counts[0].values()) < 20, counts[0]
