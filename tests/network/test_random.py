@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from EAT.network.random import clone_keys, normals, words
+
+from ..conftest import ROOT
 
 
 def test_keys_and_words_by_hand() -> None:
@@ -36,6 +41,18 @@ def test_noise_follows_from_the_key_alone() -> None:
     others = [normals(clone_keys(seed, epoch, torch.tensor([5]), 1)[0], 33) for seed, epoch in ((2, 2), (1, 3))]
     assert not any(torch.equal(together[0], other[0]) for other in others)
     assert normals(keys, 8, torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_noise_is_the_same_bits_in_another_process() -> None:
+    """With the clips in another order, and more threads."""
+    code = (
+        "import torch, sys; from EAT.network.random import clone_keys, normals; torch.set_num_threads(2);"
+        "keys = clone_keys(1, 2, torch.tensor([2, 5, 9]), 2).flatten();"
+        "sys.stdout.buffer.write(normals(keys, 33).numpy().tobytes())"
+    )
+    there = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, timeout=120).stdout
+    here = normals(clone_keys(1, 2, torch.tensor([5, 9, 2]), 2).flatten(), 33).view(3, 2, 33)
+    assert there == here[[2, 0, 1]].numpy().tobytes()
 
 
 def test_noise_is_normal() -> None:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.distributed as dist
 from omegaconf import OmegaConf
+from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 
 from EAT.data.augmentation import Augmentations, AugmentationSettings
@@ -161,6 +163,36 @@ def test_three_epochs_are_one_graph(manifest: Manifest, checkpointing: bool) -> 
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] == 1
     torch.testing.assert_close(torch.stack(losses), torch.stack(expected), rtol=0.02, atol=1e-3)
+
+
+def test_several_devices_share_one_graph_too(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch would split it by the parts in which gradients are averaged. The gradients are those without."""
+    torch._dynamo.reset()
+    graphs: list[Any] = []
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    monkeypatch.setattr(dist, "_DEFAULT_FIRST_BUCKET_BYTES", 1024)
+    store = dist.HashStore()
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        gradients = []
+        for compiled in (False, True):
+            model = network(compile_or_stop=True)
+            if compiled:
+                model.compile(backend=counting)
+            parallel = torch.nn.parallel.DistributedDataParallel(model, bucket_cap_mb=0.001)
+            for batch in batches(ClipDataset(manifest, FRONT_END, slots=SLOTS))[:2]:
+                terms = parallel(drawn(model, batch)).terms
+                (terms["frame"] + terms["utterance"]).backward()
+            gradients.append({name: p.grad for name, p in model.named_parameters()})
+    finally:
+        dist.destroy_process_group()
+    assert len(graphs) == 1
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_what_cannot_be_compiled_says_so_or_stops(
