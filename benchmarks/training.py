@@ -71,7 +71,7 @@ class Training:
             torch._foreach_copy_(gradients(self.masters), gradients(self.parameters))
         if self.half and self.device.type == "cuda":  # as half_precision.py has it
             norm = clip_gradients(gradients(self.masters), 0.0)
-            self.optimizer.grad_scale = ((norm + 1e-6) / CLIP_NORM).clamp(min=1.0)
+            vars(self.optimizer)["grad_scale"] = ((norm + 1e-6) / CLIP_NORM).clamp(min=1.0)
         else:
             clip_gradients(gradients(self.masters), CLIP_NORM)
         self.optimizer.step()

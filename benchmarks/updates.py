@@ -8,7 +8,7 @@ gradient twice and everything else once. ``gpu.py update`` times it beside what 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch._inductor.config as inductor_config
@@ -23,26 +23,35 @@ ONE_PASS_BYTES = 2 + 2 + 24 + 2, 8 + 2
 """Norm and gradient in bfloat16, AdamW, to bfloat16; average, to bfloat16."""
 
 
-def one_pass(
-    gradients: list[Tensor], masters: list[Tensor], first: list[Tensor], second: list[Tensor], halves: list[Tensor],
-    averages: list[Tensor], teachers: list[Tensor], numbers: Tensor, betas: tuple[float, float], eps: float,
-    weight_decay: float,
-) -> None:  # fmt: skip
+class Tensors(NamedTuple):
+    """All that an update reads and writes, those parameters first that the teacher averages."""
+
+    gradients: list[Tensor]
+    """bfloat16"""
+    masters: list[Tensor]
+    """float32 parameters"""
+    first: list[Tensor]
+    second: list[Tensor]
+    """Moments."""
+    halves: list[Tensor]
+    """The model's own parameters, bfloat16."""
+    averages: list[Tensor]
+    """float32"""
+    teachers: list[Tensor]
+    """The teacher's own, bfloat16."""
+
+
+def one_pass(tensors: Tensors, numbers: Tensor, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
     """One update, in place; none where the gradients' norm is not finite.
 
     Args:
-        gradients: bfloat16.
-        masters: float32 parameters.
-        first: moments.
-        second: moments.
-        halves: the model's own parameters, bfloat16.
-        averages: the teacher's, of the first of these parameters.
-        teachers: the teacher's own, bfloat16.
-        numbers: learning rate, the moments' bias corrections, the average's decay.
+        tensors: in the order of the parameters.
+        numbers: learning rate, the moments' two bias corrections, the average's decay.
         betas: of the moments.
         eps: added to the root of the second moment.
         weight_decay: decoupled.
     """
+    gradients, masters, first, second, halves, averages, teachers = tensors
     rate, correction, correction_2, decay = numbers.unbind()
     norm = torch.stack([gradient.float().square().sum() for gradient in gradients]).sum().sqrt()
     good, scale = torch.isfinite(norm), (CLIP_NORM / (norm + 1e-6)).clamp(max=1.0)
@@ -77,8 +86,8 @@ class OnePass:
         masters = [training.masters[place] for place in self.order]
         states = [training.optimizer.state[master] for master in masters]
         names = [training.names[place] for place in self.order][: len(averages)]
-        self.tensors = (
-            [master.data for master in masters], [state["exp_avg"] for state in states],
+        self.tensors = Tensors(
+            [], [master.data for master in masters], [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states], [training.parameters[place].data for place in self.order],
             [averages[name] for name in names], [teachers[name] for name in names],
         )  # fmt: skip
@@ -91,8 +100,9 @@ class OnePass:
         corrections = [1 - beta**training.updates for beta in group["betas"]]
         facts = (group["lr"], *corrections, training.model.teacher.decay(training.updates))
         numbers = torch.stack([torch.full((), fact, device=training.device) for fact in facts])
-        gradients = [training.parameters[place].grad for place in self.order]
-        self.compiled(gradients, *self.tensors, numbers, group["betas"], group["eps"], group["weight_decay"])
+        gradients = [gradient for place in self.order if (gradient := training.parameters[place].grad) is not None]
+        tensors = self.tensors._replace(gradients=gradients)
+        self.compiled(tensors, numbers, group["betas"], group["eps"], group["weight_decay"])
 
 
 def main() -> None:
@@ -104,9 +114,9 @@ def main() -> None:
         return [torch.rand(shape, dtype=dtype) for _ in range(count)]
 
     half, full = torch.bfloat16, torch.float32
-    given = [tensors(dtype) for dtype in (half, full, full, full, half, full, half)]
+    given = Tensors(*(tensors(dtype) for dtype in (half, full, full, full, half, full, half)))
     with torch.no_grad():
-        torch.compile(one_pass, fullgraph=True)(*given, torch.rand(4), (0.9, 0.95), 1e-8, 0.05)
+        torch.compile(one_pass, fullgraph=True)(given, torch.rand(4), (0.9, 0.95), 1e-8, 0.05)
     counted = metrics.num_bytes_accessed / (count * math.prod(shape))
     # It counts the bfloat16 copies as read, too, before they are written; the code that it makes does not read them.
     print(f"{counted - 2 * 2:.2f} bytes a parameter that is averaged, {sum(ONE_PASS_BYTES)} expected")
