@@ -1,28 +1,42 @@
-"""The family side by side: work and speed of a training step and of an encoder pass, a clip of 10 s each.
+"""The family side by side: work and speed of a training step and of an encoder pass, a clip each.
 
-    python benchmarks/family.py --precision bfloat16 --clips 2
+    python benchmarks/family.py --frames 256 --lines benchmarks/family.jsonl
 
 Each step is that of the published recipe, with its number of clones; clips/s of a step are those of source clips.
+Members take turns, so that what else a machine does meets all of them alike; EAT-base is 1 in the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import gc
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import torch
-from common import DTYPES, MatrixRate, encoder_work, measure, model_settings, parser, report, step_work
+from common import DTYPES, encoder_work, machine, measure, model_settings, parser, step_work
 from training import Training
 
 from EAT.system import keep_freed_memory
 
-FRAMES = 1024
+REFERENCE = "EAT-base"
+PARTS: dict[str, dict[str, Any]] = {
+    "gates": {"attention": "gated"},
+    "block targets": {"targets": "block_outputs"},
+    "Transformer decoder": {"decoder": "transformer"},
+}
+BAT = {key: value for part in PARTS.values() for key, value in part.items()} | {"positions": "bat", "time_patches": 64}
 MEMBERS: dict[str, dict[str, Any]] = {
-    "EAT-base": {"size": "base"},
+    REFERENCE: {"size": "base"},
     "EAT-large": {"size": "large"},
     "EAT, ViT-S": {"size": "vit_s"},
     "SSLAM, stage 2": {"size": "base", "clones": 8, "mixtures": True, "utterance_blocks": 1},
+    "BAT": {"size": "base", **BAT},
+    **{f"EAT-base with BAT's {name}": {"size": "base", **part} for name, part in PARTS.items()},
 }
 """Settings of each, by name."""
 
@@ -30,11 +44,39 @@ MEMBERS: dict[str, dict[str, Any]] = {
 def arguments() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--members", nargs="+", choices=MEMBERS, default=list(MEMBERS))
-    made.add_argument("--clips", type=int, default=2)
+    made.add_argument("--clips", type=int, default=1)
+    made.add_argument("--frames", type=int, default=1024, help="of 10 ms, of a clip")
     made.add_argument("--precision", choices=DTYPES, default="bfloat16")
     made.add_argument("--device", default="cpu")
     made.add_argument("--work", action="store_true", help="print the work alone, in GFLOP a clip, and measure nothing")
+    made.add_argument("--lines", type=Path, help="write what was measured there, a line a member and turn")
     return made.parse_args()
+
+
+def work_of(settings: Any, frames: int) -> dict[str, float]:
+    """FLOP of a clip."""
+    patches = frames // settings.patch_size * (settings.mel_bins // settings.patch_size)
+    return {"step": step_work(settings, frames), "encoder": encoder_work(settings, 1 + patches)}
+
+
+def turn(
+    settings: Any, clips: int, frames: int, device: torch.device, dtype: torch.dtype
+) -> dict[str, dict[str, float]]:
+    """Milliseconds a clip of one step and one encoder pass, the latter done before; by the clock, of all processors."""
+    training = Training(settings, device, dtype)
+    filterbank = torch.randn(clips, 1, frames, 128, device=device)
+    encode = torch.no_grad()(training.model.encoder)
+    calls = {
+        "step": functools.partial(training.forward_backward, filterbank, list(range(clips))),
+        "encoder": functools.partial(encode, filterbank.to(dtype)),
+    }
+    times = {}
+    calls["encoder"]()
+    for what, call in calls.items():
+        training.model.train(what == "step")
+        found = measure(what, call, clips, device, repeats=1, warmup=0)
+        times[what] = {"ms": found.ms_per_clip, "processor_ms": found.cpu_ms_per_clip or float("nan")}
+    return times
 
 
 def main() -> None:
@@ -42,33 +84,51 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device, dtype = torch.device(options.device), DTYPES[options.precision]
     keep_freed_memory()
-    results, rate = [], None
-    for name in options.members:
-        settings = model_settings(**MEMBERS[name])
-        patches = FRAMES // settings.patch_size * (settings.mel_bins // settings.patch_size)
-        work = {"step": step_work(settings, FRAMES), "encoder": encoder_work(settings, 1 + patches)}
-        print(f"{name}: {work['step'] / 1e9:,.1f} GFLOP a training step, {work['encoder'] / 1e9:,.1f} an encoder pass")
-        if options.work:
-            continue
-        rate = rate or MatrixRate(device, dtype)
-        training = Training(settings, device, dtype)
-        filterbank = torch.randn(options.clips, 1, FRAMES, 128, device=device)
-        encode = torch.no_grad()(training.model.eval().encoder)
-        calls = {
-            "step": functools.partial(training.forward_backward, filterbank, list(range(options.clips))),
-            "encoder": functools.partial(encode, filterbank.to(dtype)),
-        }
-        for what, call in calls.items():
-            training.model.train(what == "step")
-            row = measure(
-                f"{name}, {what}", call, options.clips, device, repeats=options.repeats, work_per_clip=work[what],
-                rate=rate,
-            )  # fmt: skip
-            row.more = {"GFLOP a clip": work[what] / 1e9}
-            results.append(row)
-        del training, calls, encode
-    if results:
-        report("family", results, options, device)
+    members = {name: model_settings(**MEMBERS[name]) for name in options.members}
+    for name, settings in members.items():
+        work = {what: value / 1e9 for what, value in work_of(settings, options.frames).items()}
+        print(f"{name}: {work['step']:,.1f} GFLOP a training step, {work['encoder']:,.1f} an encoder pass", flush=True)
+    if options.work:
+        return
+    lines: list[dict[str, Any]] = []
+    for number in range(options.repeats):
+        for name, settings in members.items():
+            lines.append(
+                {"member": name, "turn": number, **turn(settings, options.clips, options.frames, device, dtype)}
+            )
+            gc.collect()
+            print(json.dumps(lines[-1]), flush=True)
+    head = {**machine(device), "precision": options.precision, "clips": options.clips}
+    head |= {"frames": options.frames, "turns": options.repeats}
+    if options.lines:
+        options.lines.write_text("".join(json.dumps(line) + "\n" for line in [head, *lines]))
+    print(table(members, lines, options.frames))
+
+
+def table(members: dict[str, Any], lines: list[dict[str, Any]], frames: int) -> str:
+    """Work, and the medians' ratios to the reference's: clips/s by the clock, and processor time."""
+    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for line in lines:
+        for what in ("step", "encoder"):
+            for clock, value in line[what].items():
+                found[line["member"], what, clock].append(value)
+    middle = {key: statistics.median(values) for key, values in found.items()}
+    first = REFERENCE if REFERENCE in members else next(iter(members))
+    rows = [
+        "| | GFLOP a step | clips/s, EAT = 1 | processor time, EAT = 1 | GFLOP an encoder pass | clips/s, EAT = 1 "
+        "| processor time, EAT = 1 | spread of a step |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, settings in members.items():
+        cells = [name]
+        for what, work in work_of(settings, frames).items():
+            fast = middle[first, what, "ms"] / middle[name, what, "ms"]
+            busy = middle[name, what, "processor_ms"] / middle[first, what, "processor_ms"]
+            cells += [f"{work / 1e9:,.1f}", f"{fast:.2f}", f"{busy:.2f}"]
+        times = found[name, "step", "ms"]
+        cells.append(f"{(max(times) - min(times)) / middle[name, 'step', 'ms']:.0%} of {len(times)}")
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,11 @@ DERIVED = {
          "task.crop", "task.max_skipped", "task.time_mask", "task.frequency_mask", "dataset.batch_size",
          "dataset.num_workers", "lr_scheduler.warmup_updates", "optimization.max_update", "model.num_classes"},
     ),
+    "finetuning_events": (
+        "finetuning_folder",
+        {"task.labels", "task.roll", "criterion.loss", "criterion.label_smoothing", "model.pooling",
+         "checkpoint.best_checkpoint_metric"},
+    ),
 }  # fmt: skip
 """Recipes that are another one but for some keys, and which."""
 

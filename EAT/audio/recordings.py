@@ -268,6 +268,8 @@ class Excerpt(NamedTuple):
     new_rate: int
     """Wanted rate."""
     resampler: Resampler = SINC
+    first: int = 0
+    """Resampled samples of the recording before the wanted ones."""
 
 
 def _read_mono(source: str, recording: Recording, start: int, count: int) -> np.ndarray:
@@ -302,7 +304,7 @@ def decode(
     """
     recording = open_recording(source)
     try:
-        start, end, lead = 0, recording.frames, 0
+        start, end, lead, first = 0, recording.frames, 0, 0
         if max_samples is not None:
             whole = -(-recording.frames * rate // recording.rate)
             first = int(position * max(0, whole - max_samples))  # of the samples that are wanted
@@ -320,7 +322,7 @@ def decode(
         raise DataError(f"{source} breaks off while being decoded ({error}).") from None
     finally:
         recording.close()
-    return Excerpt(source, mono, recording.rate, lead, max_samples, rate, resampler)
+    return Excerpt(source, mono, recording.rate, lead, max_samples, rate, resampler, first)
 
 
 def as_waveform(excerpt: Excerpt) -> Tensor:
@@ -329,7 +331,7 @@ def as_waveform(excerpt: Excerpt) -> Tensor:
     Raises:
         DataError: for one that is shorter than 10 ms, or holds NaN, infinity or numbers that no audio has.
     """
-    source, mono, rate, lead, wanted, new_rate, resampler = excerpt
+    source, mono, rate, lead, wanted, new_rate, resampler, _ = excerpt
     waveform = torch.from_numpy(mono)
     if len(mono):
         waveform = resampler.resample(waveform, rate, new_rate)

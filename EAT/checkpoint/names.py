@@ -48,6 +48,7 @@ BAT_HEADS = {
 BLOCKS = "blocks."
 """Tensors of the blocks are called alike everywhere."""
 HOLDS = {
+    "pooling": ("cls", "mean", "linear_softmax"),
     "attention": ("softmax",),
     "positions": ("sine_cosine",),
     "time_patches": (768,),

@@ -7,15 +7,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..inference.evaluation import Evaluation, evaluate
-from ..inference.evaluation_tables import left_out, summary, write_tables
+from ..inference.evaluation import Evaluation, EventEvaluation, evaluate, evaluate_events
+from ..inference.evaluation_tables import left_out, summary, write_event_tables, write_tables
+from ..inference.event_metrics import Finding
+from ..network.classifier import Classifier
+from ..network.settings import STEPS
 from ..pictures.report import write_report
 from .command_line import described, exit_status
-from .options import LABELLED, add_flags, multi_label, open_model, status
+from .options import EVENTS, FINDING, LABELLED, add_flags, multi_label, open_model, status
 
 EXAMPLES = """
 python -m EAT.evaluate --data prepared --checkpoint checkpoints/finetuning_demo/checkpoint_best.pt
 python -m EAT.evaluate --data prepared --split eval --checkpoint finetuned.pt --report report
+python -m EAT.evaluate --data street --checkpoint events.pt --threshold 0.3 --report found
 """
 
 
@@ -28,12 +32,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add_flags(top, *LABELLED)
     top.add_argument("--split", default="eval", help="which split (default eval)")
-    top.add_argument("--report", type=Path, metavar="FOLDER", help="write report.html and tables there")
+    top.add_argument("--report", type=Path, metavar="FOLDER",
+        help="write report.html and tables there; of events, tables and the events found")  # fmt: skip
+    add_flags(top, *FINDING)
     add_flags(top, "--sounds")
     return top
 
 
-def print_summary(evaluation: Evaluation, checkpoint: str) -> None:
+def print_summary(evaluation: Evaluation | EventEvaluation, checkpoint: str) -> None:
     """Print what was measured."""
     print(
         f"{evaluation.split}: {len(evaluation.clips):,} of {len(evaluation.manifest):,} clips, "
@@ -51,11 +57,24 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print and report; 1 when some clips could not be read."""
     model = open_model(args)
     several, length = multi_label(args.task), args.target_length
-    evaluation = evaluate(model, args.data, args.split, args.labels, several, length, args.batch_size, args.num_workers)
+    evaluation: Evaluation | EventEvaluation
+    steps = isinstance(model.network, Classifier) and model.network.settings.pooling == STEPS
+    if args.task == EVENTS or (args.task == "auto" and steps):
+        finding = Finding(args.threshold, args.median)
+        evaluation = evaluate_events(
+            model, args.data, args.split, args.labels, length, args.batch_size, args.num_workers, finding
+        )
+    else:
+        evaluation = evaluate(
+            model, args.data, args.split, args.labels, several, length, args.batch_size, args.num_workers
+        )
     print_summary(evaluation, args.checkpoint)
     if evaluation.unreadable:
         print(f"{evaluation.unreadable:,} clips could not be read and are left out", file=sys.stderr)
-    if args.report:
+    if args.report and isinstance(evaluation, EventEvaluation):
+        write_event_tables(args.report, evaluation, args.checkpoint)
+        print(f"tables -> {args.report}")
+    elif args.report and isinstance(evaluation, Evaluation):
         write_tables(args.report, evaluation, args.checkpoint)
         print(f"report -> {write_report(args.report, evaluation, args.checkpoint, args.sounds)}")
     return status(args, evaluation.unreadable, len(evaluation.manifest))

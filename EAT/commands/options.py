@@ -12,6 +12,7 @@ import torch
 
 from ..checkpoint.formats import WEIGHTS
 from ..errors import ConfigError
+from ..inference.event_metrics import Finding
 from ..inference.model import EATModel, load
 from ..pictures.listening import SOUNDS
 from ..system import available_memory, default_workers, keep_freed_memory, slow_on_cpu
@@ -19,7 +20,7 @@ from ..system import available_memory, default_workers, keep_freed_memory, slow_
 PRECISIONS = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
 """Kinds of them that results were compared on; others, such as mps, are refused rather than trusted."""
-ONE_LABEL, SEVERAL_LABELS = "single-label", "multi-label"
+ONE_LABEL, SEVERAL_LABELS, EVENTS = "single-label", "multi-label", "events"
 
 
 def fraction(text: str) -> float:
@@ -86,14 +87,25 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": f"clips whose sound a page holds, some 50 kB each for 10 s (default {SOUNDS})",
     },
     "--task": {
-        "choices": ("auto", SEVERAL_LABELS, ONE_LABEL), "default": "auto",
-        "help": "by default multi-label where any clip has several labels, else single-label",
+        "choices": ("auto", SEVERAL_LABELS, ONE_LABEL, EVENTS), "default": "auto",
+        "help": "by default events where the classifier is one of time steps (or, of a probe, where there is "
+        "{split}.events.tsv), multi-label where any clip has several labels, else single-label",
+    },
+    "--threshold": {
+        "type": float, "default": Finding.threshold, "metavar": "P",
+        "help": f"score above which an event is found (default {Finding.threshold:g})",
+    },
+    "--median": {
+        "type": int, "default": Finding.median, "metavar": "STEPS",
+        "help": f"time steps of the median filter over scores before events are found (default {Finding.median})",
     },
 }  # fmt: skip
 RUNNING = ("--device", "--precision", "--batch-size", "--num-workers", "--norm-mean", "--norm-std")
 """How a model runs."""
 RECORDINGS = ("--source", "--checkpoint", *RUNNING, "--window", "--hop", "--allow-unreadable")
 """Commands over recordings."""
+FINDING = ("--threshold", "--median")
+"""How events are found in scores."""
 LABELLED = ("--data", "--checkpoint", "--labels", "--task", "--target-length", *RUNNING, "--allow-unreadable")
 """Commands that measure a model on the labelled clips of a manifest."""
 

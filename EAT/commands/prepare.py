@@ -13,7 +13,10 @@ DATA_SETS = {
     "audioset": (audioset, "AudioSet: the official segment lists, and clips named by YouTube id or HDF5 packs"),
     "esc50": (esc50, "ESC-50: its repository, to five folds"),
     "speech_commands": (speech_commands, "Speech Commands v2: the unpacked archive with its official lists"),
-    "folder": (folder, "any folder: a class a sub-folder, a table of labels, or no labels (for pre-training)"),
+    "folder": (
+        folder,
+        "any folder: a class a sub-folder, a table of labels or of events, or no labels (for pre-training)",
+    ),
 }
 
 EXAMPLES = {
@@ -24,6 +27,7 @@ EXAMPLES = {
     "python -m EAT.prepare speech_commands speech_commands_v0.02/ prepared12/ --classes 12",
     "folder": "python -m EAT.prepare folder recordings/ prepared/ --eval 0.2\n"
     "python -m EAT.prepare folder recordings/ prepared/ --labels table.csv\n"
+    "python -m EAT.prepare folder recordings/ prepared/ --events events.tsv\n"
     "python -m EAT.prepare folder recordings/ prepared/ --unlabelled",
 }
 

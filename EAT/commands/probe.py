@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import nn
 
 from ..checkpoint.hub import locate
+from ..data.events import events_file, read_events
+from ..data.labelled import ClipsWithEvents
 from ..data.labels import DESCRIPTORS, Label, read_descriptors, read_lbl
 from ..data.manifest import Manifest
 from ..errors import ConfigError, DataError
 from ..files import replacing
 from ..inference.evaluation import have_several, one_hot
-from ..inference.head_training import NAMES, HeadTraining, measure_heads, train_heads
+from ..inference.event_metrics import SCENARIOS, Finding, library
+from ..inference.head_training import NAMES, HeadTraining, measure_events_of, measure_heads, train_heads
 from ..inference.model import EATModel
 from ..inference.probe_features import POOLINGS, cached_features, content_hash, untrained
 from ..inference.probes import Features, ProbeResult, check_settings, metric, probe, probe_mix
@@ -27,7 +31,7 @@ from ..pictures.layer_weights import draw_layer_weights
 from ..pictures.style import check_kind, save
 from ..progress import progress
 from .command_line import described, exit_status
-from .options import LABELLED, add_flags, multi_label, open_model, status
+from .options import EVENTS, FINDING, LABELLED, add_flags, multi_label, open_model, status
 
 MIX = "mix"
 EXAMPLES = """
@@ -35,6 +39,7 @@ python -m EAT.probe --data prepared --checkpoint checkpoints/pretraining_demo/ch
 python -m EAT.probe --data prepared --checkpoint EAT-base.pt --layers 0,6,12 --pooling both --output layers.csv
 python -m EAT.probe --data prepared --checkpoint EAT-base.pt --untrained
 python -m EAT.probe --data prepared --checkpoint BAT-hf --heads cgp,lcgp,attentive,linear --picture layers.png
+python -m EAT.probe --data street --checkpoint BAT-hf --heads cgp,linear --threshold 0.3
 """
 
 
@@ -52,10 +57,11 @@ def parser() -> argparse.ArgumentParser:
     top = described(
         argparse.ArgumentParser(prog="python -m EAT.probe"),
         "Measure how good a model's frozen features are: nearest neighbours and a linear classifier on each layer, "
-        "and on a learned mix of all of them; with --heads, trained heads on every layer's patches too.",
+        "and on a learned mix of all of them; with --heads, trained heads on every layer's patches too. Where the data "
+        "has events, heads are trained on every time step.",
         EXAMPLES,
     )
-    add_flags(top, *LABELLED)
+    add_flags(top, *LABELLED, *FINDING)
     add = top.add_argument
     add("--train-split", default="train", metavar="SPLIT", help="what the probes learn from (default train)")
     add("--eval-split", default="eval", metavar="SPLIT", help="what they are measured on (default eval)")
@@ -100,6 +106,50 @@ def weights_key(args: argparse.Namespace, model: EATModel) -> str:
     return (
         f"untrained {args.seed} {model.encoder.settings}" if args.untrained else content_hash(locate(args.checkpoint))
     )
+
+
+def are_events(args: argparse.Namespace) -> bool:
+    """Whether labels of time steps are to be learned."""
+    return args.task == EVENTS or (args.task == "auto" and events_file(args.data, args.train_split).exists())
+
+
+def run_events(args: argparse.Namespace, model: EATModel) -> int:
+    """Train heads on the time steps of one split, and print how well they find the events of the other."""
+    if not args.heads:
+        raise ConfigError("labels of time steps are learned by heads alone; give --heads, such as cgp,linear.")
+    finding = Finding(args.threshold, args.median)
+    library()
+    labels = read_descriptors(args.labels or args.data / DESCRIPTORS)
+    front_end = front_end_for(args, model)
+    manifests = [Manifest(args.data / f"{name}.tsv") for name in (args.train_split, args.eval_split)]
+    events = [
+        read_events(events_file(args.data, name), manifest, labels)
+        for name, manifest in zip((args.train_split, args.eval_split), manifests, strict=True)
+    ]
+    clips = ClipsWithEvents(manifests[0], front_end, events=events[0], classes=len(labels), patch_size=model.patch_size)
+    heads = train_all(args, model, manifests[0], clips.targets(range(len(clips))), True)
+    read, found = measure_events_of(
+        model, heads, manifests[1], events[1], labels, front_end, args.batch_size, args.num_workers, finding
+    )
+    print(
+        f"{args.checkpoint}: {len(manifests[0]):,} clips to learn from, {len(read):,} to measure, {len(labels):,} "
+        f"classes, time steps of {model.patch_seconds:g} s"
+    )
+    names = [*SCENARIOS, "segment F1", "onset F1", "mAP"]
+    print(f"{'head':<10}" + "".join(f"{name:>12}" for name in names) + "   layers")
+    rows = {}
+    for name, (metrics, weights) in found.items():
+        rows[name] = [*metrics.psds.values(), metrics.segment_f1, metrics.onset_f1, metrics.mAP]
+        shown = " ".join(f"{share:.3f}" for share in weights) if len(weights) > 1 else "the last"
+        print(f"{name:<10}" + "".join(f"{value:>12.4f}" for value in rows[name]) + f"   {shown}")
+    draw_weights(args, {name: weights for name, (_, weights) in found.items()})
+    if args.output:
+        with replacing(args.output) as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(["head", *names])
+            writer.writerows([name, *(f"{value:.6f}" for value in row)] for name, row in rows.items())
+        print(f"table -> {args.output}")
+    return status(args, len(manifests[1]) - len(read), len(manifests[1]))
 
 
 def read_splits(args: argparse.Namespace) -> tuple[list[Label], list[tuple[str, Manifest, list[list[int]]]]]:
@@ -153,6 +203,29 @@ def print_table(results: dict[str, ProbeResult], weights: dict[str, float], unit
         print(f"{layer:>6}  {'  '.join(f'{cell:>11}' for cell in cells)}   {weight}".rstrip())
 
 
+def train_all(
+    args: argparse.Namespace, model: EATModel, manifest: Manifest, targets: np.ndarray, several: bool
+) -> dict[str, nn.Module]:
+    """The heads that are asked for, trained."""
+    training = HeadTraining(
+        args.heads, args.updates, args.batch_size, prototypes=args.prototypes, seed=args.seed,
+        pooling="mean" if args.pooling == "mean" else "cls",
+    )  # fmt: skip
+    key, cache = f"{weights_key(args, model)} {args.precision}", args.cache or args.data / "features"
+    front_end = front_end_for(args, model)
+    return train_heads(model, manifest, targets, several, front_end, training, args.num_workers, cache, key)
+
+
+def draw_weights(args: argparse.Namespace, weights: dict[str, np.ndarray]) -> None:
+    """Draw the heads' weights of the layers where that is asked for. Raises ConfigError where none has any."""
+    if args.picture:
+        mixes = {name: shared for name, shared in weights.items() if len(shared) > 1}
+        if not mixes:
+            raise ConfigError("--picture shows the weights of layers; give --heads cgp, lcgp or attentive.")
+        save(draw_layer_weights(mixes), str(args.picture))
+        print(f"layers' weights -> {args.picture}")
+
+
 def train_and_measure(
     args: argparse.Namespace, model: EATModel, classes: int, several: bool
 ) -> dict[str, tuple[float, np.ndarray]]:
@@ -163,12 +236,7 @@ def train_and_measure(
     train, evaluation = (manifest for _, manifest, _ in listed)
     truth = [one_hot(labels, classes) for *_, labels in listed]
     front_end = front_end_for(args, model)
-    training = HeadTraining(
-        args.heads, args.updates, args.batch_size, prototypes=args.prototypes, seed=args.seed,
-        pooling="mean" if args.pooling == "mean" else "cls",
-    )  # fmt: skip
-    key, cache = f"{weights_key(args, model)} {args.precision}", args.cache or args.data / "features"
-    heads = train_heads(model, train, truth[0], several, front_end, training, args.num_workers, cache, key)
+    heads = train_all(args, model, train, truth[0], several)
     clips, found = measure_heads(model, heads, evaluation, front_end, args.batch_size, args.num_workers, "measuring")
     return {name: (metric(result.scores, truth[1][list(clips)], several), result.layers)
             for name, result in found.items()}  # fmt: skip
@@ -199,6 +267,8 @@ def run(args: argparse.Namespace) -> int:
     layers = choose_layers(args.layers, model)
     if args.untrained:
         untrained(model, args.seed)
+    if are_events(args):
+        return run_events(args, model)
     (train, evaluation), classes, several = open_splits(args, model)
 
     def chosen(split: Split, layers: Sequence[int]) -> np.ndarray:
@@ -227,12 +297,7 @@ def run(args: argparse.Namespace) -> int:
     for name, (value, shared) in trained.items():
         shares = " ".join(f"{share:.3f}" for share in shared)
         print(f"head {name}: {value:.4f} {unit}" + (f", layers {shares}" if len(shared) > 1 else ""))
-    if args.picture:
-        mixes = {name: shared for name, (_, shared) in trained.items() if len(shared) > 1}
-        if not mixes:
-            raise ConfigError("--picture shows the weights of layers; give --heads cgp, lcgp or attentive.")
-        save(draw_layer_weights(mixes), str(args.picture))
-        print(f"layers' weights -> {args.picture}")
+    draw_weights(args, {name: shared for name, (_, shared) in trained.items()})
     if args.output:
         write_table(args.output, results, weights, unit, {name: value for name, (value, _) in trained.items()})
         print(f"table -> {args.output}")

@@ -90,7 +90,9 @@ class ClipDataset(Dataset):
         return np.random.default_rng((self.seed, self.epoch, index, stream))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``{index, waveform (samples,)}`` of one clip, or ``{index, error}``.
+        """``{index, waveform (samples,), start}`` of one clip, or ``{index, error}``.
+
+        ``start`` is where in the recording, in seconds, the waveform begins; below 0 where silence comes before it.
 
         Where clips are augmented, ``drawn`` holds the clip's random numbers.
         """
@@ -115,14 +117,15 @@ class ClipDataset(Dataset):
                 self.manifest.name(index),
                 lambda: decode(self.manifest.source(index), wanted, position, **self.front_end.reading()),
             )
-            waveform = as_waveform(excerpt)
+            waveform, start = as_waveform(excerpt), excerpt.first
             if self.crop == "random" and getattr(self.front_end, "fit_waveform", False):
-                waveform = place(waveform, self.front_end.samples_for(self.front_end.target_length), position)
+                waveform, before = place(waveform, self.front_end.samples_for(self.front_end.target_length), position)
+                start -= before
         except DataError as error:
             return {"index": index, "error": str(error)}
         except MemoryError:
             return {"index": index, "error": f"{self.manifest.name(index)} needs more memory to decode than there is."}
-        return {"index": index, "waveform": waveform}
+        return {"index": index, "waveform": waveform, "start": start / self.front_end.sample_rate}
 
     def _silence(self) -> dict[str, Any]:
         """What fills the rows of a batch without a readable clip."""
@@ -187,11 +190,14 @@ class ClipDataset(Dataset):
         return batch
 
 
-def place(waveform: Tensor, length: int, position: float) -> Tensor:
-    """A waveform that is shorter than ``length`` in silence of that length; ``position``: 0 its start, 1 its end."""
+def place(waveform: Tensor, length: int, position: float) -> tuple[Tensor, int]:
+    """A waveform that is shorter than ``length`` in silence of that length, and how many samples come before it.
+
+    ``position``: 0 is the silence's start, 1 its end.
+    """
     missing = max(0, length - len(waveform))
     before = int(position * (missing + 1)) if position < 1.0 else missing
-    return torch.nn.functional.pad(waveform, (before, missing - before))
+    return torch.nn.functional.pad(waveform, (before, missing - before)), before
 
 
 def batch_filterbank(batch: dict[str, Any], front_end: FrontEnd) -> Tensor:

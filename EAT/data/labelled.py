@@ -1,4 +1,4 @@
-"""Clips with labels."""
+"""Clips with labels: of the whole clip, or of every time step."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from ..errors import DataError
 from .clips import ClipDataset
+from .events import Event, step_targets
 
 
 class LabelledClips(ClipDataset):
@@ -58,3 +59,38 @@ class LabelledClips(ClipDataset):
         batch = super().collate(items)
         rows = batch["numbers"].tolist() if "numbers" in batch else batch["clips"]
         return {**batch, "targets": torch.from_numpy(self.targets(rows))}
+
+
+class ClipsWithEvents(ClipDataset):
+    """Adds targets of every time step to batches.
+
+    Args:
+        events: of each clip of the manifest.
+        classes: how many there are.
+        patch_size: frames of a time step.
+        kwargs: as :class:`ClipDataset` takes them.
+    """
+
+    def __init__(
+        self, *args: Any, events: Sequence[Sequence[Event]], classes: int, patch_size: int, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.events, self.classes = events, classes
+        self.steps = self.front_end.target_length // patch_size
+        self.step_seconds = patch_size * self.front_end.hop / self.front_end.sample_rate
+
+    def targets(self, clips: Sequence[int], starts: Sequence[float] | None = None) -> np.ndarray:
+        """(clips, T, classes) uint8, 1 where a class is heard; a clip's first step begins at its start, or at 0 s."""
+        begins = [0.0] * len(clips) if starts is None else starts
+        steps = [
+            step_targets(self.events[clip], self.classes, self.steps, self.step_seconds, start)
+            for clip, start in zip(clips, begins, strict=True)
+        ]
+        return np.stack(steps) if steps else np.zeros((0, self.steps, self.classes), dtype=np.uint8)
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """As :meth:`ClipDataset.collate`, with ``targets`` (B, T, classes) uint8."""
+        batch = super().collate(items)
+        rows = batch["numbers"].tolist() if "numbers" in batch else batch["clips"]
+        starts = {item["index"]: item["start"] for item in items if "error" not in item}
+        return {**batch, "targets": torch.from_numpy(self.targets(rows, [starts.get(row, 0.0) for row in rows]))}

@@ -172,9 +172,9 @@ def _check_ids(path: str | os.PathLike[str], ids: Sequence[tuple[int, str]], man
     unknown = 0
     for place, (number, clip) in enumerate(ids):
         stem = os.path.splitext(clip)[0]
-        if not {clip, stem}.isdisjoint(_ids(manifest.name(place))):
+        if not {clip, stem}.isdisjoint(clip_ids(manifest.name(place))):
             continue
-        others = others or {hash(form) for index in range(len(manifest)) for form in _ids(manifest.name(index))}
+        others = others or {hash(form) for index in range(len(manifest)) for form in clip_ids(manifest.name(index))}
         if hash(clip) in others or hash(stem) in others:
             raise DataError(
                 f"line {number} of the label file {path} is of the clip {clip[:80]!r}, where the manifest "
@@ -185,7 +185,7 @@ def _check_ids(path: str | os.PathLike[str], ids: Sequence[tuple[int, str]], man
         logger.info(f"{unknown:,} of {len(ids):,} clip ids in {path} are the names of no clip, and were not compared")
 
 
-def _ids(name: str) -> tuple[str, ...]:
+def clip_ids(name: str) -> tuple[str, ...]:
     """What a clip may be called: its path and its file's name, with and without the ending."""
     base = os.path.basename(name)
     return name, os.path.splitext(name)[0], base, os.path.splitext(base)[0]

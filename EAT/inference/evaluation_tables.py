@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ..data.events import write_events
 from ..files import replacing
-from .evaluation import Evaluation
+from .evaluation import Evaluation, EventEvaluation
+from .event_metrics import EventMetrics, found_events, step_edges
 from .metrics import MultiLabelMetrics
 
 Row = dict[str, Any]
@@ -19,15 +21,17 @@ CONFUSED = "most often taken for"
 """The column of the class that a class is most often mistaken for."""
 
 
-def summary(evaluation: Evaluation) -> dict[str, float]:
+def summary(evaluation: Evaluation | EventEvaluation) -> dict[str, float]:
     """The metrics by name, the most important first."""
     metrics = evaluation.metrics
+    if isinstance(metrics, EventMetrics):
+        return {**metrics.psds, "segment F1": metrics.segment_f1, "onset F1": metrics.onset_f1, "mAP": metrics.mAP}
     if isinstance(metrics, MultiLabelMetrics):
         return {"mAP": metrics.mAP, "AUC": metrics.AUC, "d-prime": metrics.d_prime}
     return {"accuracy": metrics.accuracy, "balanced accuracy": metrics.balanced_accuracy}
 
 
-def left_out(evaluation: Evaluation) -> list[str]:
+def left_out(evaluation: Evaluation | EventEvaluation) -> list[str]:
     """Display names of the classes that no clip has, which are left out of means over classes."""
     return [evaluation.labels[index].display for index in evaluation.metrics.without_positives]
 
@@ -108,6 +112,30 @@ def write_tables(folder: Path, evaluation: Evaluation, checkpoint: str) -> None:
             writer.writerow(["truth \\ prediction", *names])
             rows = evaluation.metrics.confusion.tolist()
             writer.writerows([name, *row] for name, row in zip(names, rows, strict=True))
+    _write_metrics(folder, evaluation, checkpoint)
+
+
+def write_event_tables(folder: Path, evaluation: EventEvaluation, checkpoint: str) -> None:
+    """Write ``classes.csv``, ``metrics.json``, and ``events.tsv``: the events that were found, in DCASE's columns."""
+    counts = np.bincount([event.label for clip in evaluation.scored for event in clip.events],
+                         minlength=len(evaluation.labels))  # fmt: skip
+    rows: list[Row] = [
+        {"index": label.index, "label": label.name, "display": label.display, "events": int(counts[label.index])}
+        | {name: float(values[label.index]) for name, values in evaluation.metrics.per_class.items()}
+        for label in evaluation.labels
+    ]
+    write_rows(folder / "classes.csv", rows)
+    names = [label.name for label in evaluation.labels]
+    found = []
+    for number, clip in zip(evaluation.clips, evaluation.scored, strict=True):
+        edges = step_edges(len(clip.scores), evaluation.seconds, clip.duration)
+        events = found_events(clip.scores, edges, evaluation.finding)
+        found.append((evaluation.manifest.name(int(number)), [(*event[:2], names[event.label]) for event in events]))
+    write_events(folder / "events.tsv", found)
+    _write_metrics(folder, evaluation, checkpoint)
+
+
+def _write_metrics(folder: Path, evaluation: Evaluation | EventEvaluation, checkpoint: str) -> None:
     values: dict[str, Any] = {"checkpoint": checkpoint, "split": evaluation.split, "task": evaluation.task}
     values |= {"clips": len(evaluation.clips), "unreadable": evaluation.unreadable}
     # JSON knows neither NaN nor infinity.

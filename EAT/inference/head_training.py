@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,12 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint.safe import read_torch_file, write_torch_file
 from ..data.clips import ClipDataset, batch_filterbank
+from ..data.events import Event
+from ..data.labels import Label
 from ..data.loading import filterbank_batches
 from ..data.manifest import Manifest
 from ..data.workers import explained
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, DataError
 from ..network.classification_losses import LOSSES
 from ..network.front_end import FrontEnd
 from ..network.heads import HEADS
@@ -34,6 +36,7 @@ from ..network.rates import floored_cosine
 from ..network.settings import ClassifierSettings, choose
 from ..progress import progress_bar
 from ..system import default_workers
+from .event_metrics import EventMetrics, Finding, ScoredClip, measure_events, scored_clip
 from .model import EATModel
 
 LINEAR = "linear"
@@ -138,8 +141,10 @@ def train_heads(
     Args:
         model: whose frozen encoder to use.
         manifest: the clips.
-        targets: (clips, classes) in {0, 1}.
-        multi_label: whether clips may have several; the loss then is asymmetric, else cross-entropy.
+        targets: (clips, classes) in {0, 1}, or (clips, T, classes) of every time step, of which those that begin with
+            audio count.
+        multi_label: whether clips may have several; the loss then is asymmetric, else cross-entropy. Of time steps it
+            is binary cross-entropy, their mean over steps and classes.
         front_end: length and normalisation.
         training: how.
         workers: processes that read clips; None chooses.
@@ -149,7 +154,7 @@ def train_heads(
     Returns:
         Heads by name, in eval mode.
     """
-    heads = training.build(model, targets.shape[1])
+    heads = training.build(model, targets.shape[-1])
     optimizers = {name: training.optimizer(head) for name, head in heads.items()}
     digest = hashlib.sha256()
     for part in (key, Path(manifest.path).read_bytes().hex(), manifest.root, targets.tobytes().hex(), repr(front_end)):
@@ -157,7 +162,7 @@ def train_heads(
     digest.update(repr((training, multi_label)).encode())
     path = place / f"heads-{digest.hexdigest()[:24]}.pt"
     done = restore(path, heads, optimizers)
-    loss = LOSSES["asymmetric" if multi_label else "cross_entropy"]
+    loss = LOSSES["bce_mean" if targets.ndim == 3 else "asymmetric" if multi_label else "cross_entropy"]
     warmup = training.updates // 10
     saved = time.monotonic()
     with contextlib.closing(progress_bar(training.updates, "heads")) as bar:
@@ -188,13 +193,23 @@ def _step(
     optimizer.zero_grad()
     with torch.random.fork_rng():  # so that dropout is the same in a run that was stopped in between
         torch.manual_seed(seed)
-        total, count = loss(_logits(head, blocks, real), labels, 0.0)
+        if labels.ndim == 3:
+            logits, heard = step_logits(head, blocks, real, labels.shape[1])
+            total, count = loss(logits[heard], labels[heard], 0.0)
+        else:
+            total, count = loss(_logits(head, blocks, real), labels, 0.0)
         (total / count).backward()
     optimizer.step()
 
 
 def _logits(head: nn.Module, blocks: list[Tensor], real: Tensor) -> Tensor:
     return head(blocks[-layers_of(head).numel() :], real)
+
+
+def step_logits(head: nn.Module, blocks: list[Tensor], real: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Logits of every time step, (B, T, classes), and which of them begin with audio, (B, T)."""
+    frames: Callable[[list[Tensor], int], Tensor] = head.frames  # type: ignore[assignment]
+    return frames(blocks[-layers_of(head).numel() :], steps), real.unflatten(1, (steps, -1))[..., 0]
 
 
 def layers_of(head: nn.Module) -> Tensor:
@@ -264,5 +279,40 @@ def measure_heads(
         clips += batch.clips
         for name, head in heads.items():
             scores[name].append(_logits(head, blocks, real).float().cpu().numpy())
-    weights = {name: layers_of(head).detach().softmax(dim=0).cpu().numpy() for name, head in heads.items()}
-    return clips, {name: HeadResult(np.concatenate(scores[name]), weights[name]) for name in heads}
+    return clips, {name: HeadResult(np.concatenate(scores[name]), shares(head)) for name, head in heads.items()}
+
+
+def shares(head: nn.Module) -> np.ndarray:
+    """(L,) a head's weights of the layers."""
+    return layers_of(head).detach().softmax(dim=0).cpu().numpy()
+
+
+@torch.no_grad()
+def measure_events_of(
+    model: EATModel,
+    heads: dict[str, nn.Module],
+    manifest: Manifest,
+    events: Sequence[Sequence[Event]],
+    labels: Sequence[Label],
+    front_end: FrontEnd,
+    batch_size: int,
+    workers: int | None,
+    finding: Finding,
+) -> tuple[Sequence[int], dict[str, tuple[EventMetrics, np.ndarray]]]:
+    """How well each head finds the events of the clips that can be read: their numbers, figures and layers' weights."""
+    scored: dict[str, list[ScoredClip]] = {name: [] for name in heads}
+    clips: list[int] = []
+    steps = front_end.target_length // model.patch_size
+    for batch in filterbank_batches(manifest, front_end, batch_size, workers, model.device, "measuring"):
+        blocks, real = encode(model, batch.filterbank, batch.lengths)
+        clips += batch.clips
+        for name, head in heads.items():
+            scores = step_logits(head, blocks, real, steps)[0].sigmoid().cpu().numpy()
+            scored[name] += [
+                scored_clip(rows, samples, front_end, model.patch_size, events[clip])
+                for rows, samples, clip in zip(scores, batch.lengths.tolist(), batch.clips, strict=True)
+            ]
+    if not clips:
+        raise DataError(f"none of the {len(manifest):,} clips in {manifest.path} could be read.")
+    found = {name: measure_events(scored[name], labels, model.patch_seconds, finding) for name in heads}
+    return clips, {name: (found[name], shares(head)) for name, head in heads.items()}

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .acceleration import accelerate
-from .encoder import Encoder
+from .encoder import Encoder, EncoderOutput
 from .heads import HEADS
-from .settings import ClassifierSettings, choose
+from .settings import STEPS, ClassifierSettings, choose
 
 LINEAR = "linear"
 """The head on the last block's output alone."""
@@ -37,16 +37,19 @@ class Classifier(nn.Module):
             self.head = choose(kinds, settings.head, "model.head")(settings)
         accelerate(self)
 
-    def forward(self, filterbank: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    def forward(self, filterbank: Tensor, key_mask: Tensor | None = None, steps: bool = False) -> Tensor:
         """Classify normalised filterbanks.
 
         Args:
             filterbank: (B, 1, frames, mel bins), frames a multiple of the patch size.
             key_mask: (B, 1 + N), True at CLS and at patches that hold audio; None means all.
+            steps: classify every time step, as :meth:`frames`.
 
         Returns:
-            (B, classes) logits.
+            (B, classes) logits, or (B, T, classes).
         """
+        if steps:
+            return self.frames(filterbank)
         filterbank = filterbank.to(self.encoder.cls_token.dtype)
         if self.settings.head == LINEAR and self.settings.pooling == "cls":
             return self.classify(self.encoder(filterbank, key_mask=key_mask, cls_only=True).tokens)
@@ -56,6 +59,8 @@ class Classifier(nn.Module):
         """The encoder's output (B, 1 + N, D), and logits; arguments as for :meth:`forward`."""
         linear = self.settings.head == LINEAR
         output = self.encoder(filterbank, key_mask=key_mask, collect=not linear)
+        if self.settings.pooling == STEPS:
+            return output.tokens, self.loudest(self.classify_steps(output, filterbank.shape[2]), key_mask)
         if linear:
             return output.tokens, self.classify(output.tokens, key_mask)
         return output.tokens, self.head(output.blocks[1:], None if key_mask is None else key_mask[:, 1:])
@@ -63,8 +68,8 @@ class Classifier(nn.Module):
     def classify(self, tokens: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """The linear head alone: the encoder's output (B, 1 + N, D), for ``cls`` (B, 1, D) too, to (B, classes) logits.
 
-        Pooling is ``cls``: the CLS token; ``mean``: the patches' mean; or ``linear_softmax``: every patch is
-        classified, and a class's probability is sum(p^2) / sum(p) over the patches (arXiv 1810.09050).
+        Pooling (``steps`` aside) is ``cls``: the CLS token; ``mean``: the patches' mean; or ``linear_softmax``: every
+        patch is classified, and a class's probability is sum(p^2) / sum(p) over the patches (arXiv 1810.09050).
         """
         if self.settings.pooling == "cls":
             return self.head(self.dropped(tokens[:, 0]))
@@ -86,8 +91,20 @@ class Classifier(nn.Module):
         With the linear head, from the mean of the patches of a time step.
         """
         filterbank = filterbank.to(self.encoder.cls_token.dtype)
-        steps = filterbank.shape[2] // self.settings.patch_size
         output = self.encoder(filterbank, collect=self.settings.head != LINEAR)
+        return self.classify_steps(output, filterbank.shape[2])
+
+    def classify_steps(self, output: EncoderOutput, frames: int) -> Tensor:
+        """The head alone, from the encoder's output for so many frames to (B, T, classes)."""
+        steps = frames // self.settings.patch_size
         if self.settings.head == LINEAR:
             return self.head(self.dropped(output.tokens[:, 1:].unflatten(1, (steps, -1)).mean(dim=2)))
         return self.head.frames(output.blocks[1:], steps)  # type: ignore[operator]
+
+    @staticmethod
+    def loudest(logits: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Each class's greatest logit over the time steps that hold audio: (B, T, classes) to (B, classes)."""
+        if key_mask is not None:
+            real = key_mask[:, 1:].unflatten(1, (logits.shape[1], -1)).any(dim=2, keepdim=True)
+            logits = logits.masked_fill(~real, -torch.inf)
+        return logits.amax(dim=1)

@@ -33,7 +33,7 @@ class ConvexGated(nn.Module):
     def __init__(self, settings: ClassifierSettings) -> None:
         super().__init__()
         if settings.pooling == "linear_softmax":
-            raise ConfigError("model.head=cgp pools by 'cls' or 'mean'; set model.pooling to one of them.")
+            raise ConfigError("model.head=cgp pools by 'cls', 'mean' or 'steps'; set model.pooling to one of them.")
         self.pooling, self.dropout = settings.pooling, settings.head_dropout
         self.prototypes = nn.Parameter(torch.empty(settings.head_prototypes, settings.embed_dim).normal_(std=0.02))
         self.layers = nn.Parameter(torch.ones(settings.depth))
@@ -83,7 +83,7 @@ class LayerMix(nn.Module):
     def __init__(self, settings: ClassifierSettings) -> None:
         super().__init__()
         if settings.pooling == "linear_softmax":
-            raise ConfigError("model.head=lcgp pools by 'cls' or 'mean'; set model.pooling to one of them.")
+            raise ConfigError("model.head=lcgp pools by 'cls', 'mean' or 'steps'; set model.pooling to one of them.")
         self.pooling, self.dropout = settings.pooling, settings.head_dropout
         self.layers = nn.Parameter(torch.zeros(settings.depth))
         self.norm = nn.LayerNorm(settings.embed_dim, eps=settings.head_norm_eps)

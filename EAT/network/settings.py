@@ -285,7 +285,9 @@ class PretrainingSettings(MixtureSettings, TeacherSettings, DecoderSettings, Mas
             )
 
 
-POOLINGS = ("cls", "mean", "linear_softmax")
+STEPS = "steps"
+"""The pooling that classifies every time step; a clip has of each class the greatest logit."""
+POOLINGS = ("cls", "mean", "linear_softmax", STEPS)
 """What of the encoder's output a classifier looks at."""
 
 

@@ -29,7 +29,9 @@ class ClassificationCriterion(FairseqCriterion):
     """Loss of a batch, as a sum and the number that fairseq divides the sum over all devices and batches by."""
 
     logits: torch.Tensor
-    """(B, classes) of the newest batch."""
+    """(B, classes) of the newest batch, or (B, T, classes)."""
+    heard: torch.Tensor
+    """(B, T), which of the newest batch's time steps begin with audio, where they have labels of their own."""
 
     @reports_user_errors
     def __init__(self, task: Any, cfg: ClassificationCriterionConfig) -> None:
@@ -48,11 +50,24 @@ class ClassificationCriterion(FairseqCriterion):
     def forward(
         self, model: torch.nn.Module, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor | int, dict[str, Any]]:
-        """The loss of a batch that holds ``filterbank`` (B, 1, frames, mel bins) and ``targets`` (B, classes)."""
+        """The loss of a batch that holds ``filterbank`` (B, 1, frames, mel bins) and ``targets`` (B, classes).
+
+        Of targets (B, T, classes) time steps that begin with audio count, each as a clip does.
+        """
         clips = len(sample["clips"])  # the rows behind them fill holes
-        logits = model(sample["filterbank"])[:clips]
+        targets = sample["targets"][:clips].float()
+        if targets.ndim == 3:
+            logits = model(sample["filterbank"], steps=True)[:clips]
+            begins = torch.arange(logits.shape[1], device=logits.device) * (
+                sample["filterbank"].shape[2] // logits.shape[1]
+            )
+            self.heard = begins < sample["frames"][:clips, None].to(logits.device)
+            judged = logits[self.heard], targets[self.heard]
+        else:
+            logits = model(sample["filterbank"])[:clips]
+            judged = logits, targets
         self.logits = logits.detach()
-        loss, sample_size = self.loss(logits, sample["targets"][:clips].float(), self.label_smoothing)
+        loss, sample_size = self.loss(*judged, self.label_smoothing)
         logging_output = {
             "loss": loss.detach(),
             "sample_size": sample_size,

@@ -15,13 +15,14 @@ from fairseq.tasks import register_task
 from ..checkpoint import Checkpoint, read_checkpoint
 from ..checkpoint.classes import check_same, to_notes
 from ..checkpoint.notes import KEY
-from ..data.labelled import LabelledClips
+from ..data.events import events_file, read_events
+from ..data.labelled import ClipsWithEvents, LabelledClips
 from ..data.labels import DESCRIPTORS, Label, read_descriptors, read_lbl
 from ..data.manifest import Manifest
 from ..data.sampling import read_weights, sample_without_replacement
 from ..errors import CheckpointError, ConfigError
 from ..inference.metrics import measure
-from ..network.settings import ClassifierSettings, setting
+from ..network.settings import STEPS, ClassifierSettings, EncoderSettings, setting
 from .classification_model import adopt_sizes, read_initial, start_from
 from .clip_task import ClipTask, ClipTaskConfig
 from .distributed import gather_rows
@@ -31,7 +32,10 @@ from .survival.checkpoints import newest_good
 
 logger = logging.getLogger("EAT")
 
-LABELS = ("multi", "single")
+EVENTS = "events"
+LABELS = ("multi", "single", EVENTS)
+MOVING = ("roll", "shift", "roll_filterbank")
+"""Augmentations that move sounds in time, away from their labels."""
 LOGGED = {True: ("mAP", "AUC", "d_prime"), False: ("accuracy", "balanced_accuracy")}
 """Metrics in the log, by whether a clip may have several labels."""
 
@@ -40,13 +44,19 @@ LOGGED = {True: ("mAP", "AUC", "d_prime"), False: ("accuracy", "balanced_accurac
 class EATClassificationConfig(ClipTaskConfig):
     """Settings of the task ``eat_classification``. The data folder also holds {split}.lbl and label descriptors."""
 
-    labels: str = setting("multi", "'multi': a clip may have several; 'single': it has one")
+    labels: str = setting(
+        "multi",
+        "'multi': a clip may have several; 'single': it has one; 'events': each time step has those of the events in "
+        "{split}.events.tsv, for model.pooling=steps",
+    )
     weights: str | None = setting(None, "file of sampling weights in the data folder; null: every clip, every epoch")
     samples_per_epoch: int = setting(200_000, "clips drawn an epoch, without replacement, where there are weights")
 
 
-class FairseqLabelledClips(LabelledClips, FairseqClips):
-    """Labelled clips in the shape that fairseq's iterators want, drawn by weight where there are weights."""
+class WeightedClips(FairseqClips):
+    """Clips in the shape that fairseq's iterators want, drawn by weight where there are weights."""
+
+    classes: int
 
     weights: np.ndarray | None = None
     samples_per_epoch = 0
@@ -57,6 +67,18 @@ class FairseqLabelledClips(LabelledClips, FairseqClips):
             return super().ordered_indices()
         rng = np.random.default_rng((self.seed, self.epoch))
         return sample_without_replacement(self.weights, self.samples_per_epoch, rng)
+
+    def targets(self, clips: Any) -> np.ndarray:
+        """(clips, classes) or (clips, T, classes) uint8."""
+        raise NotImplementedError
+
+
+class FairseqLabelledClips(LabelledClips, WeightedClips):
+    """Clips with labels of the whole clip."""
+
+
+class FairseqClipsWithEvents(ClipsWithEvents, WeightedClips):
+    """Clips with labels of every time step."""
 
 
 @register_task("eat_classification", dataclass=EATClassificationConfig)
@@ -70,7 +92,14 @@ class EATClassificationTask(ClipTask):
         super().__init__(cfg)
         if cfg.labels not in LABELS:
             raise ConfigError(f"task.labels is {cfg.labels!r}; it must be one of {', '.join(LABELS)}.")
-        self.multi_label = cfg.labels == "multi"
+        self.multi_label = cfg.labels != "single"
+        self.patch_size = EncoderSettings.patch_size
+        moving = next((name for name in MOVING if getattr(cfg, name, 0) or cfg.augmentations.get(name)), None)
+        if cfg.labels == EVENTS and moving is not None:
+            raise ConfigError(
+                f"the augmentation {moving} moves sounds in time, and task.labels=events says when they are heard; "
+                "turn it off."
+            )
         self.descriptors: list[Label] = []
         self.named: set[str] = set()
         self.forget_scores()
@@ -87,7 +116,7 @@ class EATClassificationTask(ClipTask):
         """The data set of one split; only the training split is cropped at random, augmented and sampled by weight."""
         data, training = Path(self.cfg.data), split == self.cfg.train_subset
         labels = self.read_labels()
-        dataset = FairseqLabelledClips(
+        reading = (
             manifest,
             self.front_end,
             self.cfg.crop if training else "start",
@@ -96,10 +125,14 @@ class EATClassificationTask(ClipTask):
             self.cfg.read_timeout,
             self.augmentations if training else None,
             self.slots(split),
-            labels=read_lbl(data / f"{split}.lbl", manifest, labels),
-            classes=len(labels),
-            multi_label=self.multi_label,
         )
+        dataset: FairseqLabelledClips | FairseqClipsWithEvents
+        if self.cfg.labels == EVENTS:
+            events = read_events(events_file(data, split), manifest, labels)
+            dataset = FairseqClipsWithEvents(*reading, events=events, classes=len(labels), patch_size=self.patch_size)
+        else:
+            truth = read_lbl(data / f"{split}.lbl", manifest, labels)
+            dataset = FairseqLabelledClips(*reading, labels=truth, classes=len(labels), multi_label=self.multi_label)
         if training and self.cfg.weights is not None:
             dataset.weights = read_weights(data / self.cfg.weights, manifest)
             dataset.samples_per_epoch = self.cfg.samples_per_epoch
@@ -126,12 +159,19 @@ class EATClassificationTask(ClipTask):
         That file is not opened where a checkpoint of this task is about to be loaded in its place.
         """
         initial = None
+        if (cfg.pooling == STEPS) != (self.cfg.labels == EVENTS):
+            raise ConfigError(
+                f"task.labels={self.cfg.labels} does not go with model.pooling={cfg.pooling}: labels of time steps, "
+                "task.labels=events, are for a classifier of time steps, model.pooling=steps, and for no other."
+            )
         if not from_checkpoint:
             self.check_classes(cfg)
             if not self.take_sizes_from_restored(cfg):
                 initial = read_initial(cfg)
                 self.check_front_end(initial)
         model = super().build_model(cfg, from_checkpoint)
+        settings: Any = model.settings
+        self.patch_size = settings.patch_size
         if initial is not None:
             start_from(model, initial)
             self.name_differences(initial.path, initial.front_end)
@@ -201,6 +241,7 @@ class EATClassificationTask(ClipTask):
         """Be ready for the validation of another split."""
         self.scored_clips: list[int] = []
         self.scores: list[torch.Tensor] = []
+        self.heard: list[torch.Tensor] = []
         self.listed = 0
         self.validated = ""
 
@@ -218,6 +259,8 @@ class EATClassificationTask(ClipTask):
         if sample["clips"]:
             self.scored_clips += sample["clips"]
             self.scores.append(criterion.logits.float().cpu())
+            if self.cfg.labels == EVENTS:
+                self.heard.append(criterion.heard.cpu())
         return loss, sample_size, {**logged, "listed": len(sample["clips"]) + len(sample["skipped"])}
 
     @reports_user_errors
@@ -237,12 +280,17 @@ class EATClassificationTask(ClipTask):
     def log_metrics(self, split: str) -> None:
         """Gather every process's logits and log the metrics of the split."""
         dataset = self.datasets[split]
-        logits = torch.cat(self.scores) if self.scores else torch.zeros(0, dataset.classes)
+        rows = (0, dataset.steps, dataset.classes) if self.cfg.labels == EVENTS else (0, dataset.classes)
+        logits = torch.cat(self.scores) if self.scores else torch.zeros(rows)
         clips = gather_rows(torch.tensor(self.scored_clips, dtype=torch.int64, device=self.device)).cpu().numpy()
         scores = gather_rows(logits.to(self.device)).cpu().numpy()
         clips, first = np.unique(clips, return_index=True)
-        targets = dataset.targets(clips)
-        result = measure(scores[first], targets, multi_label=self.multi_label)
+        scores, targets = scores[first], dataset.targets(clips)
+        if self.cfg.labels == EVENTS:
+            heard = torch.cat(self.heard) if self.heard else torch.zeros(rows[:2], dtype=torch.bool)
+            kept = gather_rows(heard.byte().to(self.device)).cpu().numpy()[first].astype(bool)
+            scores, targets = scores[kept], targets[kept]
+        result = measure(scores, targets, multi_label=self.multi_label)
         for name in LOGGED[self.multi_label]:
             metrics.log_scalar(name, getattr(result, name), priority=5, round=None)
         if result.without_positives and split not in self.named:

@@ -192,7 +192,7 @@ def test_dropout_acts_in_training_alone_and_heads_learn(conformance: Path, mel: 
 def test_settings_that_make_no_head(conformance: Path) -> None:
     with pytest.raises(ConfigError, match=r"model.head is 'gcp'; it must be one of linear, cgp, lcgp, attentive"):
         build(conformance, head="gcp")
-    with pytest.raises(ConfigError, match="pools by 'cls' or 'mean'"):
+    with pytest.raises(ConfigError, match="pools by 'cls', 'mean' or 'steps'"):
         build(conformance, head="cgp", pooling="linear_softmax")
     with pytest.raises(ConfigError, match=r"head_dropout is 1\.0"):
         build(conformance, head_dropout=1.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import ConfigError, DataError
+from ..events import events_by_clip, events_file, write_events
 from ..labels import DESCRIPTORS, label_names, write_descriptors
 from ..search import find_files
 from .output import Clips, check_folder, listed_clips, measure, normalize, remove_split, write_split
@@ -23,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     labelling.add_argument(
         "--labels", metavar="CSV", help="a table of files and labels (default: a class a sub-folder)"
     )
+    labelling.add_argument(
+        "--events", metavar="TSV", help="a table of events with the columns filename, onset, offset, event_label"
+    )
     labelling.add_argument("--unlabelled", action="store_true", help="recordings without labels, for pre-training")
     parser.add_argument("--file-column", default="file", help="the table's column of paths (default: file)")
     parser.add_argument("--label-column", default="label", help="its column of labels (default: label)")
@@ -36,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare a folder; 1 when some clips could not be read."""
     root = check_folder(args.source, "the folder of the recordings")
-    clips, displays = find_clips(args, root)
+    events: dict[str, list[tuple[float, float, str]]] = {}
+    clips, displays = find_events(args, root, events) if args.events else find_clips(args, root)
     measure(clips, args.workers)
     incomplete = clips.missing() or clips.unreadable()
     usable = clips.usable()
@@ -44,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"none of the {len(clips):,} recordings in {root} could be read.")
     share = args.eval if args.eval is not None else 0.0 if usable.labels is None else 0.2
     splits = divide(rarest_labels(usable), share, args.valid, args.seed)
+    if args.events:  # clips themselves have no labels
+        clips.labels = None
     # What cannot be used is counted where most clips are, so that the counts add up.
     lost = np.flatnonzero(clips.samples <= 0)
     kept = np.flatnonzero(clips.samples > 0)
@@ -57,9 +64,32 @@ def run(args: argparse.Namespace) -> int:
     for split, positions in splits.items():
         indices = kept[positions]
         written = write_split(data, split, clips.take(np.concatenate([indices, lost]) if split == "train" else indices))
+        if args.events:
+            write_events(events_file(data, split), ((path, events[path]) for path in written.paths))
         if split == "train":
             normalize(data, written, args)
     return 1 if incomplete else 0
+
+
+def find_events(
+    args: argparse.Namespace, root: str, events: dict[str, list[tuple[float, float, str]]]
+) -> tuple[Clips, list[str]]:
+    """The recordings, with the classes of their events as labels, and the classes' display names.
+
+    ``events`` is given each recording's: onset and offset in seconds, and the name of the class.
+    """
+    paths = sorted(find_files(root))
+    if not paths:
+        raise DataError(f"{root} holds no recordings, nor do its sub-folders.")
+    found = events_by_clip(args.events, paths, f"the folder {root}")
+    displays = sorted({label for clip in found for *_, label, _ in clip})
+    if not displays:
+        raise DataError(f"the events {args.events} list none.")
+    names = dict(zip(displays, (label.name for label in label_names(displays)), strict=True))
+    for path, clip in zip(paths, found, strict=True):
+        events[path] = [(onset, offset, names[label]) for onset, offset, label, _ in clip]
+    labels = [tuple(dict.fromkeys(label for *_, label in events[path])) for path in paths]
+    return Clips(root, paths, labels, np.zeros(len(paths), dtype=np.int64)), displays
 
 
 def find_clips(args: argparse.Namespace, root: str) -> tuple[Clips, list[str]]:
@@ -108,7 +138,7 @@ def rarest_labels(clips: Clips) -> list[str]:
     if clips.labels is None:
         return [""] * len(clips)
     counts = Counter(label for clip in clips.labels for label in clip)
-    return [min(clip, key=lambda label: (counts[label], label)) for clip in clips.labels]
+    return [min(clip, key=lambda label: (counts[label], label), default="") for clip in clips.labels]
 
 
 def divide(classes: list[str], eval_share: float, valid_share: float, seed: int) -> dict[str, np.ndarray]:

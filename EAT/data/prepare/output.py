@@ -178,7 +178,9 @@ def remove_split(data: Path, split: str) -> bool:
         Whether there was such a split.
     """
     existed = (data / f"{split}.tsv").exists()
-    own = [f"{split}.tsv", f"{split}.lbl", f"{split}.missing"] + ([WEIGHTS, FILE] if split == "train" else [])
+    own = [f"{split}.tsv", f"{split}.lbl", f"{split}.events.tsv", f"{split}.missing"] + (
+        [WEIGHTS, FILE] if split == "train" else []
+    )
     for name in own:
         (data / name).unlink(missing_ok=True)
     return existed
