@@ -29,6 +29,7 @@ from ..checkpoint.test_bat import fine_tuned
 from ..conftest import CLIPS, CONFORMANCE
 from ..labelled_clips import write_single_label
 from ..recordings import at_rate
+from .test_serve import Served
 
 CHECKPOINT = str(CONFORMANCE / "bat_pretrain.pt")
 CLIP = CLIPS / "loop_garzul.flac"
@@ -155,6 +156,19 @@ def test_convert_and_doctor(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert "cannot hold attention=gated" in capsys.readouterr().err
     assert doctor(["--checkpoint", CHECKPOINT, "--source", *map(str, sorted(CLIPS.glob("*.flac"))[:3])]) == 0
     assert "frame_skill" in capsys.readouterr().out
+
+
+def test_serve(classifier: str, five_families: Path, tmp_path: Path) -> None:
+    labels = str(five_families / "label_descriptors.csv")
+    served = Served(tmp_path, "--checkpoint", classifier, "--labels", labels, "--window", "128")
+    status, heard, _ = served.ask("POST", "/sound?name=a.flac", CLIP.read_bytes())
+    assert status == 200 and served.stop()[0] == 0
+    model = EAT.load(classifier)
+    first = read_audio(str(CLIP), resampler=SOXR)[: model.front_end.samples_for(128)]
+    wanted = model.scores(first, target_length=128).tolist()
+    by_name = {found["name"].lower(): found["scores"][0] for found in heard["classes"]}
+    names = [line.split(",")[2] for line in Path(labels).read_text().splitlines()]
+    assert [by_name[name] for name in names] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_constants_that_it_has_not(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
