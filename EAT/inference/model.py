@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from ..audio.resampling import SAMPLE_RATE
@@ -20,6 +21,7 @@ from ..data.labels import read_descriptors
 from ..errors import CheckpointError, ConfigError
 from ..network.classifier import Classifier
 from ..network.patches import real_patches
+from ..network.settings import STEPS as STEPS_HEARD
 from .loaded import Layers, LoadedModel
 from .readouts import READOUTS, summarise
 from .sounds import Frames, Path, Score, Sound, as_numpy, files_of, is_path, told
@@ -384,10 +386,48 @@ class EATModel(LoadedModel):
             )
         clips, _, is_single = self._clips(waveforms, sample_rate, lengths)
         length = target_length or self.front_end.target_length
-        logits = torch.stack(
-            self._by_length(clips, length, lambda filterbank, _: network(filterbank), batch_size, grad)
-        )
+
+        def compute(filterbank: Tensor, frames: Tensor) -> Tensor:
+            if network.settings.pooling != STEPS_HEARD:
+                return network(filterbank)
+            real = real_patches(frames, self.encoder.grid(filterbank.shape[2]), self.patch_size)
+            return network.loudest(network.frames(filterbank), pad(real, (1, 0), value=True))
+
+        logits = torch.stack(self._by_length(clips, length, compute, batch_size, grad))
         return logits[0] if is_single else logits
+
+    def step_scores(
+        self, waveforms: Sound | Sequence[Sound], sample_rate: int = SAMPLE_RATE, *, batch_size: int = BATCH_SIZE
+    ) -> Frames | list[Frames]:
+        """Scores of every time step, for what happens when: of a classifier of time steps (``model.pooling=steps``).
+
+        Args:
+            waveforms: as in :meth:`extract`; each is as long as it is, up to what positions reach.
+            sample_rate: as in :meth:`extract`.
+            batch_size: as in :meth:`extract`.
+
+        Returns:
+            As :meth:`frames`, with probabilities (T, classes) in place of embeddings; T are the steps that begin with
+            audio. For a clip one, for a batch or a list a list.
+
+        Raises:
+            CheckpointError: for a model that is none of time steps.
+            DataError: as :meth:`extract`.
+        """
+        network = self.network
+        if not isinstance(network, Classifier) or network.settings.pooling != STEPS_HEARD:
+            raise CheckpointError(
+                "this model does not classify time steps; fine-tune one with task.labels=events model.pooling=steps."
+            )
+        clips, _, is_single = self._clips(waveforms, sample_rate, None)
+        found = self._by_length(clips, None, lambda filterbank, _: network.frames(filterbank), batch_size, False)
+        timed = []
+        for clip, logits in zip(clips, found, strict=True):
+            frames = int(self.front_end.real_frames(torch.tensor([len(clip)]), limit=self.padded_frames(len(clip)))[0])
+            scores = logits[: -(-frames // self.patch_size)].float().sigmoid()
+            start = torch.arange(len(scores), dtype=torch.float64) * self.patch_seconds
+            timed.append(Frames(scores, start.float(), (start + self.patch_seconds).float(), self.patch_seconds))
+        return timed[0] if is_single else timed
 
     def scores(self, waveforms: Sound | Sequence[Sound], sample_rate: int = SAMPLE_RATE, **options: Any) -> Tensor:
         """:meth:`logits` as probabilities in float32: sigmoids, or a softmax for a model of exclusive classes."""

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
+import EAT
+from EAT.checkpoint import eat
+from EAT.checkpoint.contents import Contents
 from EAT.data.events import Event
 from EAT.data.labels import Label
-from EAT.errors import ConfigError
+from EAT.errors import CheckpointError, ConfigError
 from EAT.inference.event_metrics import Finding, ScoredClip, found_events, measure_events, scored_clip, step_edges
+from EAT.network.classifier import Classifier
 from EAT.network.front_end import Decibels, FrontEnd
+from EAT.network.settings import ClassifierSettings
 
 LABELS = [Label(0, "dog", "Dog"), Label(1, "bell", "Bell"), Label(2, "never", "Never")]
 
@@ -107,9 +113,6 @@ def test_without_the_library_a_sentence_names_it(monkeypatch: pytest.MonkeyPatch
 
 
 def test_classifier_of_steps_pools_by_the_greatest() -> None:
-    from EAT.network.classifier import Classifier
-    from EAT.network.settings import ClassifierSettings
-
     torch.manual_seed(0)
     for head in ("linear", "cgp", "lcgp", "attentive"):
         settings = ClassifierSettings(num_classes=3, embed_dim=32, depth=2, num_heads=4, head=head, pooling="steps",
@@ -124,3 +127,25 @@ def test_classifier_of_steps_pools_by_the_greatest() -> None:
             mask[0, 17:] = False  # the first clip ends after two steps
             masked = model.loudest(steps, mask)
             torch.testing.assert_close(masked, torch.stack([steps[0, :2].amax(dim=0), steps[1].amax(dim=0)]))
+
+
+def test_step_scores_of_a_loaded_model(tmp_path: Path, conformance: Path) -> None:
+    """Of a clip of half a second: the steps that begin with audio, in its own length; padding is no event."""
+    settings = ClassifierSettings(num_classes=3, embed_dim=32, depth=2, num_heads=4, pooling="steps")
+    torch.manual_seed(0)
+    network = Classifier(settings).eval()
+    labels = tuple(LABELS)
+    eat.write(Contents("eat", network.state_dict(), settings, FrontEnd(96), "sigmoid", labels), str(tmp_path / "m.pt"))
+    model = EAT.load(tmp_path / "m.pt")
+    wave = 0.1 * torch.randn(8000)
+    found = model.step_scores([wave, wave[:4000]])
+    assert [len(clip.embeddings) for clip in found] == [3, 2] and found[0].start.tolist() == pytest.approx(
+        [0, 0.16, 0.32]
+    )
+    with torch.inference_mode():
+        by_hand = network.frames(FrontEnd(48)(wave[None]))[0].sigmoid()
+        torch.testing.assert_close(found[0].embeddings, by_hand)
+        padded = network.frames(FrontEnd(96)(wave[None]))[0, :3].amax(dim=0)
+    torch.testing.assert_close(model.logits(wave).detach(), padded)
+    with pytest.raises(CheckpointError, match="does not classify time steps"):
+        EAT.load(conformance / "official_finetune.pt").step_scores(wave)

@@ -148,23 +148,58 @@ def test_a_model_is_not_given_spectrograms_it_never_heard(families: tuple[Path, 
     assert "normalises each clip by itself" in run.output and not (tmp_path / "run" / "checkpoint_last.pt").exists()
 
 
+@pytest.mark.slow
+def test_fine_tuning_resumed_and_shared_out_is_the_same(families: tuple[Path, int], tmp_path: Path) -> None:
+    """Gates, decibels, clips mixed with weights of their own: in bfloat16 resumed, in float32 on two processes."""
+    data, classes = families
+    common = (
+        *FINE, f"task.data={data}", f"model.num_classes={classes}", "task.target_length=128", "model.drop_path=0",
+        f"model.model_path={CONFORMANCE / 'bat_pretrain.pt'}", "dataset.batch_size=4", "optimization.lr=[1e-3]",
+        "model.head_dropout=0", "lr_scheduler.lr_period_updates=4", "dataset.disable_validation=true",
+    )  # fmt: skip
+
+    def run(folder: str, updates: int, *more: str) -> dict[str, torch.Tensor]:
+        whole = (*common, f"checkpoint.save_dir={tmp_path}/{folder}", f"optimization.max_update={updates}")
+        train("finetuning_BAT_AS20K", *whole, *more)
+        return saved(tmp_path / folder)["model"]
+
+    half = run("half", 4, "common.bf16=true")
+    run("parts", 2, "common.bf16=true")
+    parts = run("parts", 4, "common.bf16=true")
+    assert all(torch.equal(value, parts[name]) for name, value in half.items())
+    one = run("one", 4, "optimization.update_freq=[2]")
+    train_distributed("finetuning_BAT_AS20K", 2, *common, f"checkpoint.save_dir={tmp_path}/two",
+                      "optimization.max_update=4")  # fmt: skip
+    for name, value in saved(tmp_path / "two")["model"].items():
+        torch.testing.assert_close(value, one[name], rtol=1e-4, atol=1e-5, msg=name)
+    for name, value in half.items():
+        torch.testing.assert_close(value.float(), one[name], rtol=0, atol=0.1, msg=name)
+
+
 @pytest.mark.parametrize(
-    ("head", "start"), [("cgp", "bat_pretrain.pt"), ("attentive", "official_pretrain.pt")], ids=["cgp", "attentive"]
+    ("recipe", "head", "start"),
+    [
+        ("probing_ESC50", "cgp", "bat_pretrain.pt"),
+        ("probing_AS20K", "lcgp", "bat_pretrain.pt"),
+        ("probing_SPC12", "linear", "bat_pretrain.pt"),
+        ("probing_SPCv2", "attentive", "official_pretrain.pt"),
+    ],
 )
 def test_a_probe_is_trained_on_a_frozen_encoder(
-    families: tuple[Path, int], tmp_path: Path, head: str, start: str
+    families: tuple[Path, int], tmp_path: Path, recipe: str, head: str, start: str
 ) -> None:
     data, classes = families
     eat = ["task.spectrogram=log_mel", "task.norm_mean=-7", "task.norm_std=5"] if "official" in start else []
     train(
-        "probing_ESC50", *FINE, f"task.data={data}", f"model.num_classes={classes}", f"checkpoint.save_dir={tmp_path}",
+        recipe, *FINE, f"task.data={data}", f"model.num_classes={classes}", f"checkpoint.save_dir={tmp_path}",
         f"model.model_path={CONFORMANCE / start}", "task.target_length=128", f"model.head={head}",
-        "model.head_prototypes=16", *eat,
+        "model.head_prototypes=16", "dataset.valid_subset=eval", *eat,
     )  # fmt: skip
     before, after = EAT.load(CONFORMANCE / start), EAT.load(tmp_path / "checkpoint_last.pt")
     for name, value in before.encoder.state_dict().items():
         assert torch.equal(after.encoder.state_dict()[name], value), name
     groups = saved(tmp_path)["last_optimizer_state"]["param_groups"]
-    decayed = {"cgp": 1, "attentive": 3}[head]
-    assert sorted((group["weight_decay"], len(group["params"])) for group in groups)[-1] == (0.2, decayed)
+    decayed = {"attentive": 3}.get(head, 1)
+    decay = 0.2 if recipe == "probing_ESC50" else 0.05
+    assert sorted((group["weight_decay"], len(group["params"])) for group in groups)[-1] == (decay, decayed)
     assert after.scores(torch.randn(16000)).shape == (classes,)
