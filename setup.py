@@ -16,7 +16,7 @@ EXTRAS = {
         "tensorboard>=2.15",
     ],
     "evaluate": ["scikit-learn>=1.4", "matplotlib>=3.8"],
-    "events": ["sed_scores_eval>=0.0.4", "pandas>=2.2,<3", "scikit-learn>=1.4"],
+    "events": ["sed_scores_eval>=0.0.4", "pandas>=2.2,<3", "scikit-learn>=1.4", "matplotlib>=3.8"],
     "plot": ["matplotlib>=3.8"],
     "hdf5": ["h5py>=3.10"],
     "huggingface": ["safetensors>=0.4"],

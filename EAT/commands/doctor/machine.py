@@ -31,7 +31,7 @@ class Extra(NamedTuple):
 EXTRAS = (
     Extra("train", ("ve-fairseq", "hydra-core", "omegaconf", "tensorboard"), "pre-training and fine-tuning"),
     Extra("evaluate", ("scikit-learn", "matplotlib"), "EAT.evaluate and EAT.probe"),
-    Extra("events", ("sed_scores_eval", "pandas", "scikit-learn"), "figures of events"),
+    Extra("events", ("sed_scores_eval", "pandas", "scikit-learn", "matplotlib"), "figures of events"),
     Extra("plot", ("matplotlib",), "EAT.plot, pictures of predictions"),
     Extra("hdf5", ("h5py",), "clips in HDF5 packs, features in one .h5 file"),
     Extra("huggingface", ("safetensors",), "Hugging Face checkpoints"),
