@@ -1,7 +1,7 @@
 """Reading recordings: any format, rate and channel count to mono float32 at one rate (method section 1.1).
 
-Formats come through libsndfile (wav, flac, ogg, opus, mp3, aiff, ...). Beside plain files there are two containers:
-``pack.h5/KEY``, a data set in an HDF5 file, and ``archive.zip:OFFSET:LENGTH``, an uncompressed member of a zip.
+Formats come through libsndfile (wav, flac, ogg, opus, mp3, aiff, ...). Beside plain files there are ``pack.h5/KEY``, a
+data set in an HDF5 file, and what :mod:`.stored` reads: members of zips and tars, and remote files.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from . import mp3
 from .held import Held
 from .lengths import check_length
 from .resampling import MAX_RATE, MIN_RATE, SAMPLE_RATE, SINC, Resampler
+from .stored import MAX_MEMBER, is_remote, member, read_member, read_whole
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".au")
 """File names that a search of a folder takes for recordings."""
@@ -38,8 +39,6 @@ HDF5_RATE = 32_000
 
 MAX_FRAMES = 2**28
 """Samples per channel that are decoded at once: 1 GiB of mono, 4.6 hours at 16 kHz."""
-MAX_MEMBER = 2**31
-"""Bytes of a zip's member, and of one chunk of an HDF5 data set."""
 LOUDEST = 1e10
 """The largest sample that is taken for one: far more than any scale of integers, far less than float32 can square."""
 BLOCK_VALUES = 2**22
@@ -49,9 +48,6 @@ SLACK_FRAMES = 2304
 HDF5_ERRORS = (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, AttributeError)
 """What h5py raises for a damaged file: whatever it stumbles over, in a link, a table or an attribute."""
 
-_STORED = re.compile(
-    r"^(?P<archive>.*\.zip):(?P<offset>\d{1,18}):(?P<length>\d{1,18})$", re.IGNORECASE | re.DOTALL | re.ASCII
-)
 _PACKED = re.compile(r"^(?P<pack>.*\.(?:h5|hdf5))/(?P<key>.+)$", re.IGNORECASE | re.DOTALL)
 
 
@@ -165,20 +161,6 @@ def _check_storage(source: str, file: Any, data: Any) -> None:
             raise DataError(f"{source} is damaged: a compressed part of it has no bytes.")
 
 
-def _read_member(archive_path: str, offset: int, length: int) -> bytes:
-    try:
-        with open(archive_path, "rb") as archive:
-            size = os.fstat(archive.fileno()).st_size
-            if offset + length > size or length > MAX_MEMBER:
-                raise DataError(
-                    f"{archive_path} has {size:,} bytes; {length:,} from {offset:,} on cannot be a recording in it."
-                )
-            archive.seek(offset)
-            return archive.read(length)
-    except OSError as error:
-        raise DataError(f"{archive_path} cannot be read ({error.strerror}).") from None
-
-
 def _open_packed(source: str, pack: str, key: str) -> Recording:
     try:
         return _open_data_set(source, pack, key)
@@ -223,8 +205,8 @@ def _open_data_set(source: str, pack: str, key: str) -> Recording:
 
 def file_of(source: str) -> str:
     """The file on disk that a path or container address leads to."""
-    stored, packed = _STORED.match(source), _PACKED.match(source)
-    return stored["archive"] if stored else packed["pack"] if packed else source
+    stored, packed = member(source), _PACKED.match(source)
+    return stored.archive if stored else packed["pack"] if packed else source
 
 
 def open_recording(source: str) -> Recording:
@@ -233,14 +215,15 @@ def open_recording(source: str) -> Recording:
     Raises:
         DataError: where there is no such recording, it is not audio, or its header is absurd.
     """
-    stored, packed = _STORED.match(source), _PACKED.match(source)
+    stored, packed = member(source), _PACKED.match(source)
     if not isinstance(source, Held):
         refuse_special(file_of(source))
     if isinstance(source, Held):
         recording: Recording = source.opened(_open_file)
     elif stored:
-        content = _read_member(stored["archive"], int(stored["offset"]), int(stored["length"]))
-        recording = _open_file(source, content)
+        recording = _open_file(source, read_member(stored))
+    elif is_remote(source):
+        recording = _open_file(source, read_whole(source))
     elif packed:
         recording = _open_packed(source, packed["pack"], packed["key"])
     else:

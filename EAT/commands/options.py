@@ -34,8 +34,8 @@ def fraction(text: str) -> float:
 FLAGS: dict[str, dict[str, Any]] = {
     "--source": {
         "nargs": "+", "action": "extend", "required": True, "metavar": "PATH",
-        "help": "wav, flac, ogg, opus, mp3 or aiff files of any rate and channel count, folders (searched), or "
-        "manifests (.tsv)",
+        "help": "wav, flac, ogg, opus, mp3 or aiff files of any rate and channel count, folders (searched), manifests "
+        "(.tsv), tars of recordings, patterns such as '{000..123}.tar', or remote addresses such as s3://bucket/sounds/",
     },
     "--data": {
         "type": Path, "required": True, "metavar": "FOLDER", "help": "holds {split}.tsv and {split}.lbl",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..audio.recordings import AUDIO_SUFFIXES
 from ..data.manifest import Manifest
-from ..data.search import find_files
+from ..data.shards import Found, Member, expand, find_recordings, is_shard, read_shard
 from ..errors import ConfigError, DataError
 
 
@@ -23,38 +23,47 @@ class Source(NamedTuple):
     """Its name below the output folder, with its own ending."""
 
 
-def find_sources(paths: Sequence[str]) -> tuple[list[Source], list[str]]:
-    """Turn what a user names into recordings: files, folders that are searched, manifests (``.tsv``).
+def find_sources(paths: Sequence[str], open_shards: bool = True) -> tuple[list[Source], list[str]]:
+    """Turn what a user names into recordings.
 
     Args:
-        paths: files, container addresses, folders, manifests.
+        paths: files, container addresses, folders that are searched, manifests (``.tsv``), shards (``.tar``), patterns
+            (:func:`EAT.data.shards.expand`), remote addresses.
+        open_shards: whether the members of shards are listed; else each shard stands for all that is in it.
 
     Returns:
-        The recordings in a fixed order, none twice; and a sentence for each path that yields none.
+        The recordings in a fixed order, none twice; and a sentence for each path that yields none, and for each damaged
+        shard.
+
+    Raises:
+        ConfigError: for a remote address that cannot be used here.
     """
     found: dict[str, Source] = {}
     problems = []
-    for path in paths:
+    for pattern in paths:
         try:
-            sources = _expand(path)
+            for path in expand(pattern):
+                members, damage = _listed(path, open_shards)
+                problems += damage
+                for address, name in members:
+                    found.setdefault(os.path.abspath(address), Source(address, name))
         except DataError as error:
             problems.append(str(error))
-            continue
-        for source in sources:
-            found.setdefault(os.path.abspath(source.address), source)
     return list(found.values()), problems
 
 
-def _expand(path: str) -> list[Source]:
+def _listed(path: str, open_shards: bool) -> Found:
     if os.path.isdir(path):
-        names = sorted(find_files(path))
-        if not names:
+        found = find_recordings(path, open_shards)
+        if not found.members and not found.damage:
             raise DataError(f"the folder {path} holds no recordings ({', '.join(AUDIO_SUFFIXES)}).")
-        return [Source(os.path.join(path, name), name) for name in names]
+        return found
     if path.lower().endswith(".tsv"):
         manifest = Manifest(path)
-        return [Source(manifest.source(index), manifest.name(index)) for index in range(len(manifest))]
-    return [Source(path, os.path.basename(path))]
+        return Found([Member(manifest.source(index), manifest.name(index)) for index in range(len(manifest))], [])
+    if open_shards and is_shard(path):
+        return read_shard(path)
+    return Found([Member(path, os.path.basename(path))], [])
 
 
 def output_names(sources: Sequence[Source], suffix: str = ".npy", nested: bool = True) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 from ...errors import ConfigError, DataError
 from ..events import events_by_clip, events_file, write_events
 from ..labels import DESCRIPTORS, label_names, write_descriptors
-from ..search import find_files
+from ..shards import Found, find_recordings
 from .output import Clips, check_folder, listed_clips, measure, normalize, remove_split, write_split
 from .tables import read_table
 
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     events: dict[str, list[tuple[float, float, str]]] = {}
     clips, displays = find_events(args, root, events) if args.events else find_clips(args, root)
     measure(clips, args.workers)
-    incomplete = clips.missing() or clips.unreadable()
+    incomplete = clips.missing() or clips.unreadable() or clips.damaged_shards
     usable = clips.usable()
     if not len(usable):
         raise DataError(f"none of the {len(clips):,} recordings in {root} could be read.")
@@ -109,20 +111,28 @@ def find_clips(args: argparse.Namespace, root: str) -> tuple[Clips, list[str]]:
         repeated = next((path for path, count in Counter(paths).items() if count > 1), None)
         if repeated is not None:
             raise DataError(f"{args.labels} lists {repeated} more than once; give a clip's labels in one row.")
+        damaged = 0
+        if not os.path.exists(os.path.join(root, paths[0])):  # perhaps they are members of shards
+            found = _found(root)
+            inside = {name: _below(root, address) for address, name in found.members}
+            paths, damaged = [inside.get(path, path) for path in paths], len(found.damage)
         displays = sorted({label for clip in labels for label in clip})
         names = dict(zip(displays, (label.name for label in label_names(displays)), strict=True))
-        return listed_clips(
-            root, paths, [tuple(names[label] for label in clip) for clip in labels], args.labels
-        ), displays
-    paths = sorted(find_files(root))
+        clips = listed_clips(root, paths, [tuple(names[label] for label in clip) for clip in labels], args.labels)
+        clips.damaged_shards = damaged
+        return clips, displays
+    found = _found(root)
+    paths = [name for _, name in found.members]
     if not paths:
-        raise DataError(f"{root} holds no recordings, nor do its sub-folders.")
+        raise DataError(f"{root} holds no recordings, nor do its sub-folders, nor shards (.tar) of them.")
     unread = np.zeros(len(paths), dtype=np.int64)
+    clips = Clips(root, [_below(root, address) for address, _ in found.members], None, unread)
+    clips.damaged_shards = len(found.damage)
     loose = [path for path in paths if "/" not in path]
     if args.unlabelled or len(loose) == len(paths):
         if not args.unlabelled:
             print(f"{root} has no sub-folders of recordings, so clips get no labels")
-        return Clips(root, paths, None, unread), []
+        return clips, []
     if loose:
         raise DataError(
             f"{loose[0]} and {len(loose) - 1} more recordings in {root} lie in no sub-folder, so their class is "
@@ -130,7 +140,20 @@ def find_clips(args: argparse.Namespace, root: str) -> tuple[Clips, list[str]]:
         )
     displays = sorted({path.split("/")[0] for path in paths})
     names = dict(zip(displays, (label.name for label in label_names(displays)), strict=True))
-    return Clips(root, paths, [(names[path.split("/")[0]],) for path in paths], unread), displays
+    clips.labels = [(names[path.split("/")[0]],) for path in paths]
+    return clips, displays
+
+
+def _found(root: str) -> Found:
+    """A folder's recordings, or its shards'; damaged shards are named on stderr."""
+    found = find_recordings(root)
+    for sentence in found.damage:
+        print(sentence, file=sys.stderr)
+    return found
+
+
+def _below(root: str, address: str) -> str:
+    return address[len(os.path.join(root, "")) :]
 
 
 def rarest_labels(clips: Clips) -> list[str]:

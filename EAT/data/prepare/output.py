@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...audio.recordings import file_of
 from ...errors import ConfigError, DataError
 from ...files import replacing
 from ...system import usable_cores
@@ -41,6 +42,8 @@ class Clips:
     """Each clip's length, or UNREADABLE or MISSING."""
     ids: list[str] | None = None
     """What the label file calls the clips; None takes the paths without their suffixes."""
+    damaged_shards: int = 0
+    """Tars that were read as far as they can be."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -118,7 +121,7 @@ def listed_clips(root: str, paths: list[str], labels: list[tuple[str, ...]], lis
     """Clips that a table lists; those that are not there are named on stderr."""
     samples = np.zeros(len(paths), dtype=np.int64)
     for index, path in enumerate(paths):
-        if not os.path.isfile(os.path.join(root, path)):
+        if not os.path.isfile(file_of(os.path.join(root, path))):
             samples[index] = MISSING
             print(f"{os.path.join(root, path)} is listed in {listing} but does not exist.", file=sys.stderr)
     return Clips(root, paths, labels, samples)

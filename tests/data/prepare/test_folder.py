@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 
 import pytest
@@ -177,3 +178,23 @@ def test_what_is_no_file_or_cannot_be_opened_is_named(place, tmp_path, capsys, m
     for words in ("pipe.wav is a pipe", "round.wav does not exist", "hangs.wav could not be read within 0.5 s"):
         assert printed.err.count(words) == 1
     assert names(tmp_path / "data" / "train.tsv") == ["good.wav"]
+
+
+def test_members_of_shards_are_labelled_as_files_are(clips, tmp_path, labelled):
+    (tmp_path / "shards").mkdir()
+    for number in range(3):
+        with tarfile.open(tmp_path / "shards" / f"{number}.tar", "w") as tar:
+            for clip in clips[4 * number : 4 * number + 4]:
+                tar.add(clip, f"{clip.stem.split('_')[0]}/{clip.name}")
+    wanted = {clip.name: [clip.stem.split("_")[0]] for clip in clips[:12]}
+    table = tmp_path / "table.csv"
+    rows = [f"{labels[0]}/{name},{labels[0]}\n" for name, labels in wanted.items()]
+    table.write_text("file,label\n" + "".join(rows))
+    for more in ([], ["--labels", str(table)]):
+        data = tmp_path / f"data{len(more)}"
+        command = ["folder", str(tmp_path / "shards"), str(data), "--eval", "0.5", "--normalization-clips", "0"]
+        assert main([*command, *more]) == 0
+        found = labelled(data, "train") | labelled(data, "eval")
+        assert {name.rpartition("/")[2]: labels for name, labels in found.items()} == wanted
+    table.write_text(table.read_text() + "ambi/none.flac,ambi\n")
+    assert main([*command, *more]) == 1
