@@ -24,6 +24,7 @@ EXTRAS = {
     "hub": ["huggingface_hub>=1.33", "safetensors>=0.4"],
     "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
     "table": ["pyarrow>=16"],
+    "ray": ["ray[data]>=2.60", "pyarrow>=16"],
     "slurm": ["hydra-submitit-launcher>=1.2"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})

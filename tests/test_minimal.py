@@ -13,7 +13,7 @@ from .environments import link_packages
 
 PACKAGES = ("torch", "torchaudio", "numpy", "soundfile")
 ABSENT = ("fairseq", "hydra", "omegaconf", "transformers", "tqdm", "safetensors", "h5py", "matplotlib", "sklearn",
-          "huggingface_hub")  # fmt: skip
+          "huggingface_hub", "ray", "pyarrow")  # fmt: skip
 
 START = """
 import importlib.util, runpy, sys
@@ -70,6 +70,7 @@ def test_prediction(tmp_path, clips, packages):
         (["--checkpoint", "{c}/hf_pretrain", "--output", "{t}/o"], "eat-audio[huggingface]"),
         (["--checkpoint", "EAT-base_epoch30_pretrain", "--output", "{t}/o"], "eat-audio[hub]"),
         (["--checkpoint", "{c}/official_pretrain.pt", "--output", "{t}/o.h5"], "eat-audio[hdf5]"),
+        (["--checkpoint", "{c}/official_pretrain.pt", "--output", "{t}/o", "--ray", "auto"], "eat-audio[ray]"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path, clips, packages, arguments, extra):

@@ -8,14 +8,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from numpy.typing import NDArray
 
 from ..data.manifest import holdable
 from ..errors import ConfigError, DataError
 from ..files import exclusive, hidden
-from ..inference.extraction import ExtractionOptions, extract_all
+from ..inference.extraction import ExtractionOptions, extract_all, extract_each
 from ..inference.feature_files import (
     FILE_FORMATS,
     SUFFIXES,
@@ -27,6 +29,7 @@ from ..inference.feature_files import (
     parts_folder,
 )
 from ..inference.model import GRANULARITIES, EATModel
+from ..inference.partitions import Problem, Row
 from ..inference.provenance import (
     FILE,
     Holding,
@@ -39,11 +42,12 @@ from ..inference.provenance import (
     read_record,
     write_record,
 )
-from ..inference.readouts import READOUTS
+from ..inference.readouts import READOUTS, width
 from ..inference.sources import Source, find_sources, output_names
-from ..inference.tables import TABLES
+from ..inference.tables import TABLES, pyarrow
 from ..inference.windows import WINDOW, check_windows, half_window
 from .command_line import described, exit_status
+from .on_ray import add_ray_flags, run_on_ray
 from .options import RECORDINGS, add_flags, open_model, status, workers
 
 STORAGES = ("float32", "float16")
@@ -55,6 +59,8 @@ python -m EAT.extract --source recordings/ --output features/ --checkpoint EAT-b
 python feature_extract/feature_extract.py --source recordings/ --output vectors.parquet --checkpoint CKPT \\
     --granularity mean
 torchrun --nproc_per_node 8 feature_extract/feature_extract.py --source list.tsv --output features/ --checkpoint CKPT
+python -m EAT.extract --ray auto --source 's3://bucket/{000..123}.tar' --output vectors/ --checkpoint CKPT \\
+    --granularity mean
 """
 
 
@@ -83,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     add("--storage", choices=STORAGES, default="float32", help="type of the numbers on disk (default float32)")
     add("--format", choices=FILE_FORMATS, help="by default told by the ending of OUT")
     add("--overwrite", action="store_true", help="compute again what is there already; by default it is skipped")
+    add_ray_flags(top)
     return top
 
 
@@ -105,6 +112,47 @@ def _options(options: argparse.Namespace, model: EATModel, count: int) -> Extrac
         workers=workers(options, count),
         storage=options.storage,
     )
+
+
+class Features:
+    """Features as rows, for :mod:`.on_ray`: ``path`` and ``features``, a vector where there is but one.
+
+    Others lie one after the other, (..., D) of the stated ``shape``, with the ``times`` in seconds at which patches
+    start; none for CLS.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        pa = pyarrow()
+        self._model = open_model(options)
+        self._options = _options(options, self._model, 0)
+        self.made = made_by(self._model, options.checkpoint, self._options)
+        kind, layer = getattr(pa, {"float16": "float16", "float32": "float32"}[options.storage])(), self._options.layer
+        self._a_vector = options.granularity in READOUTS and (layer is None or isinstance(layer, int))
+        if self._a_vector:
+            dim, rows = self._model.encoder.settings.embed_dim, self._model.frequency_patches
+            columns = {"features": pa.list_(kind, width(options.granularity, dim, rows))}
+        else:
+            columns = {"shape": pa.list_(pa.int64()), "times": pa.list_(pa.float64()), "features": pa.list_(kind)}
+        self.schema = pa.schema({"path": pa.string(), **columns})
+
+    def rows(self, sources: Sequence[Source]) -> Iterator[Row | Problem]:
+        """A row for each recording, as they come."""
+        for number, result in extract_each(self._model, sources, self._options):
+            path = sources[number].address
+            if isinstance(result, DataError):
+                yield Problem(path, str(result))
+            elif self._a_vector:
+                yield {"path": path, "features": result}
+            else:
+                yield {"path": path, "shape": result.shape, "times": self._times(result), "features": result.ravel()}
+
+    def _times(self, features: NDArray) -> list[float | None] | None:
+        if self._options.granularity in READOUTS:
+            return None
+        lead, model = int(self._options.granularity == "all"), self._model
+        steps = (features.shape[-2] - lead) // model.frequency_patches
+        starts = [step * model.patch_seconds for step in range(steps) for _ in range(model.frequency_patches)]
+        return [None] * lead + starts
 
 
 def _format_and_folder(options: argparse.Namespace, sources: Sequence[Source]) -> tuple[str, Path, bool]:
@@ -204,6 +252,8 @@ def _place(options: argparse.Namespace, sources: list[Source], problems: list[st
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; returns the exit status, 0 or 1. Raises ConfigError, CheckpointError or DataError."""
+    if options.ray:
+        return run_on_ray(options, Features)
     sources, problems = find_sources(options.source)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     place = _place(options, sources, problems)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from ..checkpoint.classes import check_same
@@ -13,7 +15,9 @@ from ..data.labels import Label, read_descriptors
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files import replacing
 from ..inference.model import ACTIVATIONS, EATModel
+from ..inference.partitions import Problem, Row
 from ..inference.prediction import Prediction, score_all
+from ..inference.provenance import of_model
 from ..inference.segments import Merging
 from ..inference.sources import Source, find_sources, output_names
 from ..inference.tables import TABLES, pyarrow, write_parquet
@@ -22,8 +26,9 @@ from ..pictures.prediction import draw
 from ..pictures.style import check_library
 from ..progress import progress_bar
 from .command_line import described, exit_status
+from .on_ray import add_ray_flags, run_on_ray
 from .options import RECORDINGS, add_flags, open_model, status, workers
-from .prediction_text import TEXT_FORMATS, Wanted, audacity, render, table_of
+from .prediction_text import TEXT_FORMATS, Wanted, as_record, audacity, render, table_of
 
 ENDINGS = {**TABLES, ".json": "json", ".rttm": "rttm"}
 """Formats by the ending of --output."""
@@ -34,6 +39,7 @@ python -m EAT.predict --source recordings/ --checkpoint finetuned.pt --output al
 python -m EAT.predict --source street.mp3 --checkpoint finetuned.pt --picture street.png
 python -m EAT.predict --source day.flac --checkpoint finetuned.pt --segments --output day.parquet \\
     --threshold 0.6 --hold 0.3 --max-gap 2 --min-seconds 1
+python -m EAT.predict --ray host:6379 --source recordings/ --checkpoint finetuned.pt --output scores/
 """
 
 
@@ -69,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         help="join segments of a class that lie no farther apart (default 0)")  # fmt: skip
     add("--min-seconds", type=float, default=Merging.min_seconds, metavar="SECONDS",
         help="leave out segments that are shorter (default 0)")  # fmt: skip
+    add_ray_flags(top)
     return top
 
 
@@ -95,6 +102,49 @@ def _check(options: argparse.Namespace, model: EATModel) -> tuple[int, int]:
     if options.activation != "auto":
         model.activation = options.activation
     return window, hop
+
+
+def _wanted(options: argparse.Namespace) -> Wanted:
+    merging = Merging(options.threshold, options.hold, options.max_gap, options.min_seconds)
+    return Wanted(options.top_k, merging, options.segments)
+
+
+class Scores:
+    """Predictions as rows, for :mod:`.on_ray`: what JSON Lines have, with ``path`` for ``source``."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        pa = pyarrow()
+        self._model = open_model(options)
+        self._labels = _classes(options, self._model)
+        self._window, self._hop = _check(options, self._model)
+        self._wanted, self._options = _wanted(options), options
+        named = "\n".join(f"{label.name}\t{label.display}" for label in self._labels)
+        self.made = {
+            **of_model(self._model, options.checkpoint, self._model.network),
+            "activation": self._model.activation,
+            "classes": hashlib.blake2b(named.encode(), digest_size=8).hexdigest(),
+            "window": self._window,
+            "hop": self._hop,
+            "top-k": options.top_k,
+            "segments": asdict(self._wanted.merging) if options.segments else None,
+        }
+        score = {"index": pa.int32(), "label": pa.string(), "name": pa.string(), "score": pa.float64()}
+        span = {"start": pa.float64(), "end": pa.float64()}
+        top = pa.list_(pa.struct(score))
+        parts = {"segments": {**span, **score}} if options.segments else {"timeline": {**span, "top": top}}
+        lists = {name: pa.list_(pa.struct(fields)) for name, fields in parts.items()}
+        self.schema = pa.schema({"path": pa.string(), "duration": pa.float64(), "top": top, **lists})
+
+    def rows(self, sources: Sequence[Source]) -> Iterator[Row | Problem]:
+        """A row for each recording, in order."""
+        options = self._options
+        scored = score_all(self._model, sources, self._window, self._hop, options.batch_size, options.num_workers)
+        for source, result in zip(sources, scored, strict=True):
+            if isinstance(result, DataError):
+                yield Problem(source.address, str(result))
+            else:
+                record = as_record(result, self._labels, self._wanted)
+                yield {"path": record.pop("source"), **record}
 
 
 def _format(options: argparse.Namespace, several: bool) -> str:
@@ -152,13 +202,15 @@ def _write(
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; returns the exit status, 0 or 1. Raises ConfigError, CheckpointError or DataError."""
+    if options.ray:
+        return run_on_ray(options, Scores)
     sources, problems = find_sources(options.source)
     several = len(sources) > 1 or any(os.path.isdir(path) for path in options.source)
     file_format = _format(options, several)
     pictures = _pictures(options, sources, several)
     named = file_format == "rttm" or (file_format == "audacity" and several)
     names = list(zip(sources, output_names(sources, ""), strict=True)) if named else []
-    merging = Merging(options.threshold, options.hold, options.max_gap, options.min_seconds)
+    wanted = _wanted(options)
     model = open_model(options)
     labels = _classes(options, model)
     window, hop = _check(options, model)
@@ -183,7 +235,6 @@ def run(options: argparse.Namespace) -> int:
             if isinstance(result, Prediction):
                 yield result
 
-    wanted = Wanted(options.top_k, merging, options.segments)
     try:
         _write(options.output, file_format, predictions(), labels, wanted, names, several)
     finally:

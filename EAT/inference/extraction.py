@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,20 +93,35 @@ def extract_all(
     return outcome
 
 
-def extract_to_memory(model: EATModel, sources: Sequence[Source], options: ExtractionOptions) -> list[torch.Tensor]:
-    """Extract every source, in order, in float32 on the CPU. Raises DataError for the first that cannot be read."""
-    found: dict[int, torch.Tensor] = {}
+def extract_each(
+    model: EATModel, sources: Sequence[Source], options: ExtractionOptions
+) -> Iterator[tuple[int, NDArray | DataError]]:
+    """Extract every source into memory.
+
+    Yields:
+        As they come, each source's number with its features, or with why it has none.
+    """
     cut = options.target_length is not None
     decoded = decode_ahead(model, sources, options.target_length or options.max_frames, cut, options.workers)
     for item in by_length(model, decoded, options.batch_size, options.target_length):
         if isinstance(item, Batch):
-            arrays = _features(model, item, options)
-            found |= {clip.index: torch.from_numpy(array) for clip, array in zip(item.items, arrays, strict=True)}
+            yield from zip((clip.index for clip in item.items), _features(model, item, options), strict=True)
         elif item.problem is not None:
-            raise DataError(item.problem)
+            yield item.index, DataError(item.problem)
         else:
-            address = sources[item.index].address
-            found[item.index] = extract_recording(model, address, **_windows(options))
+            try:
+                yield item.index, extract_recording(model, sources[item.index].address, **_windows(options)).numpy()
+            except DataError as error:
+                yield item.index, error
+
+
+def extract_to_memory(model: EATModel, sources: Sequence[Source], options: ExtractionOptions) -> list[torch.Tensor]:
+    """Extract every source, in order, in float32 on the CPU. Raises DataError for the first that cannot be read."""
+    found: dict[int, torch.Tensor] = {}
+    for index, result in extract_each(model, sources, options):
+        if isinstance(result, DataError):
+            raise result
+        found[index] = torch.from_numpy(result)
     return [found[index] for index in range(len(sources))]
 
 

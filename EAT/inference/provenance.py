@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from ..errors import ConfigError
 from ..files import replacing
@@ -24,23 +25,30 @@ Record = dict[str, Any]
 """What made features, as JSON has it."""
 
 
-def fingerprint(model: EATModel) -> str:
-    """A checksum of the encoder's weights, whatever the file they came from is called."""
+def fingerprint(network: nn.Module) -> str:
+    """A checksum of weights, whatever the file they came from is called."""
     digest = hashlib.blake2b(digest_size=8)
-    for name, value in model.encoder.state_dict().items():
+    for name, value in network.state_dict().items():
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.detach().flatten().cpu().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def made_by(model: EATModel, checkpoint: str, options: ExtractionOptions) -> Record:
-    """All that the numbers depend on; of batches and workers they do not."""
-    layers = list(model.layer_numbers(options.layer))
+def of_model(model: EATModel, checkpoint: str, network: nn.Module) -> Record:
+    """What the numbers depend on of a model, of which ``network`` makes them."""
     return {
         "checkpoint": checkpoint,
-        "weights": fingerprint(model),
+        "weights": fingerprint(network),
         "precision": str(model.encoder.cls_token.dtype).removeprefix("torch."),
         "front end": {"name": model.front_end.name, **asdict(model.front_end)},
+    }
+
+
+def made_by(model: EATModel, checkpoint: str, options: ExtractionOptions) -> Record:
+    """All that features depend on; of batches and workers they do not."""
+    layers = list(model.layer_numbers(options.layer))
+    return {
+        **of_model(model, checkpoint, model.encoder),
         "layer": layers[0] if options.layer is None or isinstance(options.layer, int) else layers,
         "granularity": options.granularity,
         "target length": options.target_length,

@@ -39,6 +39,7 @@ EXTRAS = (
     Extra("hub", ("huggingface_hub", "safetensors"), "checkpoints by name"),
     Extra("table", ("pyarrow",), "features and predictions as Parquet"),
     Extra("onnx", ("onnx", "onnxscript", "onnxruntime"), "EAT.export"),
+    Extra("ray", ("ray", "pyarrow"), "EAT.extract and EAT.predict on many machines"),
     Extra("slurm", ("hydra-submitit-launcher",), "training jobs through SLURM"),
 )
 
