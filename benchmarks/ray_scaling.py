@@ -3,8 +3,8 @@
     python benchmarks/ray_scaling.py                 in an environment with Ray; the log is ray_scaling.log beside it
 
 The command is timed from its start to its end over some clips and over three times as many: the difference gives
-clips/s, and what is left over the time that starting takes, with the cluster already up. Decoding alone and writing alone
-are timed in this process.
+clips/s, and what is left over the time that starting takes, with the cluster already up. Decoding alone and writing
+alone are timed in this process.
 """
 
 import argparse

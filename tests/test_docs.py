@@ -64,6 +64,8 @@ NOT_RUN = {
     "bash scripts/test.sh": "runs this very test",
     "python -m EAT.weights fetch": "needs a network; tests/checkpoint/test_hub.py runs it against a Hub of its own",
     "python -m EAT.serve": "serves until it is stopped; tests/commands/test_serve.py runs it",
+    "python -m EAT.extract --ray": "needs Ray and a store; tests/commands/cluster/run.sh runs both",
+    "python -m EAT.predict --ray": "needs Ray; tests/commands/cluster/run.sh runs it",
     "pip install": "would change the environment that the tests run in; scripts/demo.sh installs",
 }
 """Beginnings of commands that a test cannot run, and why. Every other command of a shell block is run."""
