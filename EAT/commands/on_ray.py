@@ -10,12 +10,13 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ConfigError, DataError, EATError
 from ..files import exclusive
@@ -96,20 +97,30 @@ def _connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _room(ray: Any, options: argparse.Namespace) -> tuple[int, float, float]:
-    """How many actors there are room for, and the CPUs and GPUs of each."""
-    there = ray.cluster_resources()
+class _Room(NamedTuple):
+    """How many actors a cluster has room for, and what each takes."""
+
+    actors: int
+    cpus: float
+    gpus: float
+
+
+def _room(ray: Any, options: argparse.Namespace) -> _Room:
+    machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
     cpus = 1.0 + options.num_workers
-    gpus = options.ray_gpus if options.ray_gpus is not None else float(there.get("GPU", 0) > 0)
-    room = int(there.get("CPU", 0) // cpus)
-    if gpus:
-        room = min(room, int(there.get("GPU", 0) / gpus))
-    if room < 1:
+    gpus = options.ray_gpus
+    if gpus is None:
+        gpus = float(any(machine.get("GPU", 0) for machine in machines))
+    shares = [
+        (machine.get("CPU", 0) / cpus, machine.get("GPU", 0) / gpus if gpus else math.inf) for machine in machines
+    ]
+    fits = sum(int(min(share)) for share in shares)
+    if not fits:
         raise ConfigError(
-            f"the cluster has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs; a model wants {cpus:g} "
-            f"(1 + --num-workers) and {gpus:g} (--ray-gpus)."
+            f"no machine of the cluster has the {cpus:g} CPUs (1 + --num-workers) and {gpus:g} GPUs (--ray-gpus) that "
+            "a model wants."
         )
-    return min(room, options.ray_actors or room), cpus, gpus
+    return _Room(min(fits, options.ray_actors or fits), cpus, gpus)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -131,28 +142,28 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _results(
-    options: argparse.Namespace, make_job: MakeJob, folder: Path, parts: Sequence[list[Source]]
+    ray: Any, options: argparse.Namespace, make_job: MakeJob, folder: Path, parts: Sequence[list[Source]], room: _Room
 ) -> Iterator[Written]:
     """What became of each partition, as they come. Raises DataError where the cluster gives up."""
-    with _connected(options.ray) as ray:
-        actors, cpus, gpus = _room(ray, options)
-        items = [{"part": json.dumps(part)} for part in parts]
-        rows = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS)).map(
-            Worker,
-            fn_constructor_args=(make_job, options, str(folder)),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
-            num_cpus=cpus,
-            num_gpus=gpus,
-        )
-        try:
-            for row in rows.iter_rows():
-                result = json.loads(row["part"])
-                if "stop" in result:
-                    raise DataError(result["stop"])
-                yield Written(result["done"], [Problem(*problem) for problem in result["problems"]])
-        except ray.exceptions.RayError as error:
-            said = " ".join(str(error).split())[-300:]
-            raise DataError(f"the cluster gave up ({said}); what is done stays, the same command goes on.") from None
+    if not parts:
+        return
+    items = [{"part": json.dumps(part)} for part in parts]
+    rows = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS)).map(
+        Worker,
+        fn_constructor_args=(make_job, options, str(folder)),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=room.actors, initial_size=room.actors),
+        num_cpus=room.cpus,
+        num_gpus=room.gpus,
+    )
+    try:
+        for row in rows.iter_rows():
+            result = json.loads(row["part"])
+            if "stop" in result:
+                raise DataError(result["stop"])
+            yield Written(result["done"], [Problem(*problem) for problem in result["problems"]])
+    except ray.exceptions.RayError as error:
+        said = " ".join(str(error).split())[-300:]
+        raise DataError(f"the cluster gave up ({said}); what is done stays, the same command goes on.") from None
 
 
 def run_on_ray(options: argparse.Namespace, make_job: MakeJob) -> int:
@@ -166,7 +177,7 @@ def run_on_ray(options: argparse.Namespace, make_job: MakeJob) -> int:
         ConfigError, CheckpointError, DataError: as the command on one machine, and where no cluster can be used.
     """
     _check(options)
-    _ray()
+    _ray()  # asked for before the model is opened
     sources, lost = find_sources(options.source, open_shards=False)
     for problem in lost:
         print(f"error: {problem}", file=sys.stderr)
@@ -178,12 +189,14 @@ def run_on_ray(options: argparse.Namespace, make_job: MakeJob) -> int:
     ).made
     folder = Path(os.path.abspath(options.output))
     done = bad = 0
-    with exclusive(folder, f"another command fills {options.output}; wait for its end, or give another --output."):
+    busy = f"another command fills {options.output}; wait for its end, or give another --output."
+    with exclusive(folder, busy), _connected(options.ray) as ray:
+        room = _room(ray, options)
         left = resume(folder, sources, made, getattr(options, "overwrite", False))
         parts = divide(left.todo, options.part_size)
         began = time.perf_counter()
         with contextlib.closing(progress_bar(len(parts), "partitions")) as bar:
-            for written in _results(options, make_job, folder, parts) if parts else ():
+            for written in _results(ray, options, make_job, folder, parts, room):
                 done += written.done
                 bad += len(written.problems)
                 for _, error in written.problems:

@@ -173,6 +173,8 @@ def resume(folder: Path, sources: Sequence[Source], made: Record, overwrite: boo
         raise ConfigError(f"{folder} holds rows that were made with {with_what}; give another --output, or remove it.")
     write_record(folder / FILE, made)
     shutil.rmtree(folder / BEGUN, ignore_errors=True)
+    for partial in folder.glob(".part-*.partial"):  # of machines that died
+        partial.unlink(missing_ok=True)
     rows = {name: {path for (path,) in _read(part, ["path"])} for name, part in parts.items()}
     there = set().union(*rows.values())
     shards = {source.address: part_name([source]) for source in sources if is_shard(source.address)}

@@ -109,7 +109,9 @@ def test_a_folder_is_filled_from_where_it_stopped(clips: list[Path], tmp_path: P
     assert sorted(rows(out)) == sources
     table = pyarrow.parquet.read_table(out / UNREADABLE)
     assert table.column_names == ["path", "error"] and table.to_pylist() == [problem._asdict()]
+    (out / ".part-x.parquet.1.2.partial").touch()  # of a machine that died
     left = resume(out, find_sources([*sources, str(bad)])[0], vectors.made)
+    assert not list(out.glob(".part*"))
     assert (left.done, [source.address for source in left.todo]) == (7, [str(bad)])  # is tried again
     bad.write_bytes(clips[8].read_bytes())
     assert not fill(out, [*sources, str(bad)], vectors)

@@ -154,6 +154,8 @@ def check_extraction(folder: Path, sources: list[str]) -> None:
             table = pyarrow.parquet.read_table(many / "_unreadable").to_pylist()
             assert [row["path"] for row in table] == [str(bad)] and "is not audio" in table[0]["error"]
             assert "as --allow-unreadable" in run(*ray, "--allow-unreadable", 0.1)
+            too_many = run(*ray, "--num-workers", 7, "--overwrite", expect=2)
+            assert "no machine of the cluster has the 8 CPUs (1 + --num-workers) and 0.25 GPUs" in too_many
             print(f"extract, batch size {size}, a quarter of a GPU each, the command killed at {had} rows, begun "
                   f"again: differs by {worst:.1e} at most; 1 bad file in its table, status 1")  # fmt: skip
 
@@ -195,7 +197,7 @@ def check_s3(folder: Path, sources: list[str]) -> None:
         given = ["EAT.extract", "--source", "s3://bucket/shards/{000..003}.tar", "s3://bucket/sounds/", "--checkpoint",
                  CONFORMANCE / "official_pretrain.pt", "--granularity", "frame", "--batch-size", 1,
                  "--target-length", 512]  # fmt: skip
-        run(*given, "--num-workers", 0, "--output", folder / "of_s3")
+        run(*given, "--num-workers", 2, "--output", folder / "of_s3")
         with cluster(2) as nodes:
             run(*given, "--ray", nodes.address, "--output", folder / "rows_of_s3", "--part-size", 5)
         run("EAT.extract", "--source", *sources[:30], *given[4:], "--output", folder / "of_files")
