@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import ConfigError, DataError
 from ..events import events_by_clip, events_file, write_events
 from ..labels import DESCRIPTORS, label_names, write_descriptors
+from ..search import find_files
 from ..shards import Found, find_recordings
 from .output import Clips, check_folder, listed_clips, measure, normalize, remove_split, write_split
 from .tables import read_table
