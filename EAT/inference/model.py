@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from ..audio.resampling import SAMPLE_RATE
@@ -19,19 +18,15 @@ from ..checkpoint import read_checkpoint
 from ..checkpoint.classes import check_same
 from ..data.labels import read_descriptors
 from ..errors import CheckpointError, ConfigError
-from ..network.classifier import Classifier
 from ..network.patches import real_patches
-from ..network.settings import STEPS as STEPS_HEARD
-from .loaded import Layers, LoadedModel
+from .loaded import Layers
 from .readouts import READOUTS, summarise
+from .scoring import BATCH_SIZE, ScoringModel
 from .sounds import Frames, Path, Score, Sound, as_numpy, files_of, is_path, told
 
 GRANULARITIES = ("all", "frame", *READOUTS)
 """All that ``granularity`` may be, as :meth:`EAT.EATModel.extract` says."""
 ACTIVATIONS = ("sigmoid", "softmax")
-BATCH_SIZE = 32
-"""Clips of 10 s that go through the network at once, unless another number is asked for."""
-
 STEPS = ("mean", "rows")
 """What :meth:`EATModel.frames` makes of the frequency patches of a time step: their mean, or all side by side."""
 
@@ -107,7 +102,7 @@ def check_model(model: Any) -> None:
         raise ConfigError(f"a model is expected, not {told(model)}; EAT.load(path) opens one.")
 
 
-class EATModel(LoadedModel):
+class EATModel(ScoringModel):
     """An encoder with its front end and, where it was fine-tuned, its classification head.
 
     An ordinary module: ``.to(device)``, ``.half()``, ``.bfloat16()``, ``.compile()`` and training it further all work.
@@ -349,87 +344,3 @@ class EATModel(LoadedModel):
         count = len(labels) if top_k is None else top_k
         named = [[Score(labels[index], float(row[index])) for index in best(row, count)] for row in rows]
         return named[0] if is_single else named
-
-    def logits(
-        self,
-        waveforms: Sound | Sequence[Sound],
-        sample_rate: int = SAMPLE_RATE,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
-        target_length: int | None = None,
-        batch_size: int = BATCH_SIZE,
-        grad: bool = True,
-    ) -> Tensor:
-        """Class logits of waveforms, each clip padded or cut to the length that the model was trained with.
-
-        Gradients flow, so that the model can be trained further.
-
-        Args:
-            waveforms: as in :meth:`extract`.
-            sample_rate: in Hz.
-            lengths: as in :meth:`extract`.
-            target_length: frames that clips are padded or cut to instead.
-            batch_size: as in :meth:`extract`.
-            grad: whether gradients flow.
-
-        Returns:
-            (B, classes); for one clip (classes,).
-
-        Raises:
-            CheckpointError: for a model that was not fine-tuned.
-            DataError: for an empty clip.
-        """
-        network = self.network
-        if not isinstance(network, Classifier):
-            raise CheckpointError(
-                "this model was pre-trained, not fine-tuned, and knows no classes; load a classifier."
-            )
-        clips, _, is_single = self._clips(waveforms, sample_rate, lengths)
-        length = target_length or self.front_end.target_length
-
-        def compute(filterbank: Tensor, frames: Tensor) -> Tensor:
-            if network.settings.pooling != STEPS_HEARD:
-                return network(filterbank)
-            real = real_patches(frames, self.encoder.grid(filterbank.shape[2]), self.patch_size)
-            return network.loudest(network.frames(filterbank), pad(real, (1, 0), value=True))
-
-        logits = torch.stack(self._by_length(clips, length, compute, batch_size, grad))
-        return logits[0] if is_single else logits
-
-    def step_scores(
-        self, waveforms: Sound | Sequence[Sound], sample_rate: int = SAMPLE_RATE, *, batch_size: int = BATCH_SIZE
-    ) -> Frames | list[Frames]:
-        """Scores of every time step, for what happens when: of a classifier of time steps (``model.pooling=steps``).
-
-        Args:
-            waveforms: as in :meth:`extract`; each is as long as it is, up to what positions reach.
-            sample_rate: as in :meth:`extract`.
-            batch_size: as in :meth:`extract`.
-
-        Returns:
-            As :meth:`frames`, with probabilities (T, classes) in place of embeddings; T are the steps that begin with
-            audio. For a clip one, for a batch or a list a list.
-
-        Raises:
-            CheckpointError: for a model that is none of time steps.
-            DataError: as :meth:`extract`.
-        """
-        network = self.network
-        if not isinstance(network, Classifier) or network.settings.pooling != STEPS_HEARD:
-            raise CheckpointError(
-                "this model does not classify time steps; fine-tune one with task.labels=events model.pooling=steps."
-            )
-        clips, _, is_single = self._clips(waveforms, sample_rate, None)
-        found = self._by_length(clips, None, lambda filterbank, _: network.frames(filterbank), batch_size, False)
-        timed = []
-        for clip, logits in zip(clips, found, strict=True):
-            frames = int(self.front_end.real_frames(torch.tensor([len(clip)]), limit=self.padded_frames(len(clip)))[0])
-            scores = logits[: -(-frames // self.patch_size)].float().sigmoid()
-            start = torch.arange(len(scores), dtype=torch.float64) * self.patch_seconds
-            timed.append(Frames(scores, start.float(), (start + self.patch_seconds).float(), self.patch_seconds))
-        return timed[0] if is_single else timed
-
-    def scores(self, waveforms: Sound | Sequence[Sound], sample_rate: int = SAMPLE_RATE, **options: Any) -> Tensor:
-        """:meth:`logits` as probabilities in float32: sigmoids, or a softmax for a model of exclusive classes."""
-        logits = self.logits(waveforms, sample_rate, **{"grad": False, **options}).float()
-        return logits.softmax(dim=-1) if self.activation == "softmax" else logits.sigmoid()

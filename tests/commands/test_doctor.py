@@ -112,7 +112,7 @@ def test_a_checkpoint_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     judged = json.loads((tmp_path / "f.json").read_text())
     assert judged["clips"] == 124 and judged["without"] == [] and judged["verdict"] in printed
-    assert "frame_position_fraction      0.263" in printed and len(judged["figures"]) == 8
+    assert "frame_position_fraction      0.263" in printed and len(judged["figures"]) == 9
 
     model, front_end, _ = open_pretraining(published)
     waves = [read_audio(str(clip), front_end.samples) for clip in sorted(CLIPS.glob("*.flac"))]

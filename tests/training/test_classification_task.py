@@ -35,15 +35,9 @@ from ..published import our_name
 from ..tiny import ENCODER, ON_A_CPU, model
 
 SMALL = (
-    *ON_A_CPU,
-    "common.log_format=json",
-    "dataset.validate_interval=1",
-    "checkpoint.save_interval=1",
-    "task.target_length=64",
-    "task.norm_mean=null",
-    "task.norm_std=null",
-    "lr_scheduler.warmup_updates=0",
-)
+    *ON_A_CPU, "common.log_format=json", "dataset.validate_interval=1", "checkpoint.save_interval=1",
+    "task.target_length=64", "task.norm_mean=null", "task.norm_std=null", "lr_scheduler.warmup_updates=0",
+)  # fmt: skip
 TINY = (*SMALL, *model(ENCODER))
 
 
