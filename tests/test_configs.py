@@ -183,7 +183,7 @@ ADDED = {
         "model.targets": "averaged_feed_forward",
         "model.utterance_blocks": 0,
     },
-    "finetuning": {**CHOICES, "model.attention": None, "model.positions": None},
+    "finetuning": {**CHOICES, "criterion.class_weights": None, "model.attention": None, "model.positions": None},
 }
 """Keys that release 1.0 had not, by kind of recipe: choices, each at what the code did before, except that it saved by
 no clock and decayed matrices alone, where the published runs decay every trained tensor."""

@@ -54,6 +54,13 @@ class LabelledClips(ClipDataset):
             row[self._labels[self._starts[clip] : self._starts[clip + 1]]] = 1
         return targets
 
+    def clips_of_classes(self) -> list[np.ndarray]:
+        """For each class the indices of its clips, ascending."""
+        clips = np.repeat(np.arange(len(self.manifest)), np.diff(self._starts))
+        order = np.argsort(self._labels, kind="stable")
+        ends = np.cumsum(np.bincount(self._labels, minlength=self.classes))
+        return np.split(clips[order], ends[:-1])
+
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """As :meth:`ClipDataset.collate`, with ``targets`` (B, classes) uint8."""
         batch = super().collate(items)

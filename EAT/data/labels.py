@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -116,6 +117,42 @@ def write_descriptors(path: str | os.PathLike[str], labels: Sequence[Label]) -> 
     """Write label descriptors. Raises DataError where that is not possible."""
     with replacing(path) as handle:
         csv.writer(handle, lineterminator="\n").writerows(labels)
+
+
+def read_class_weights(path: str | os.PathLike[str], labels: Sequence[Label]) -> list[float]:
+    """Read ``label,weight`` lines, one for each class, in any order.
+
+    Returns:
+        The weights in the order of ``labels``.
+
+    Raises:
+        DataError: for a file that is missing or no such table, a class that is missing, unknown or there twice, or a
+            weight that is negative or not finite.
+    """
+    form = "each of its lines must be label,weight, one for each class"
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as handle:
+            rows = [(line, row) for line, row in enumerate(csv.reader(handle, skipinitialspace=True), 1) if row]
+    except OSError as error:
+        raise DataError(f"the class weights {path} cannot be read ({error.strerror}); {form}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"the class weights {path} are not a CSV table in UTF-8 ({error}).") from None
+    names, weights = {label.name for label in labels}, dict[str, float]()
+    for line, row in rows:
+        try:
+            name, weight = row[0].strip(), float(row[1])
+        except (IndexError, ValueError):
+            raise DataError(f"row {line} of the class weights {path} is {','.join(row)[:80]!r}; {form}.") from None
+        if name not in names or name in weights:
+            which = "is there already" if name in weights else f"is not in {DESCRIPTORS}"
+            raise DataError(f"row {line} of the class weights {path} has the label {name[:80]!r}, which {which}.")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise DataError(f"row {line} of the class weights {path} is {weight:g}; it must be finite and at least 0.")
+        weights[name] = weight
+    missing = next((label.name for label in labels if label.name not in weights), None)
+    if missing is not None:
+        raise DataError(f"the class weights {path} have none for {missing!r}; {form}.")
+    return [weights[label.name] for label in labels]
 
 
 def read_lbl(path: str | os.PathLike[str], manifest: Manifest, labels: Sequence[Label]) -> list[list[int]]:

@@ -1,8 +1,9 @@
-"""Weighted sampling of clips without replacement, a different sample every epoch."""
+"""Sampling of clips, by weight without replacement or by class, a different sample every epoch."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -66,3 +67,27 @@ def sample_without_replacement(weights: np.ndarray, count: int, rng: np.random.G
         drawable = drawable[np.argpartition(arrivals, count - 1)[:count]]
     # In a random order, because in that of arrival heavy clips come first.
     return rng.permutation(drawable)
+
+
+def sample_by_class(classes: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw equally many clips of every class (class-aware sampling, arXiv 1512.05830).
+
+    The clips of a class come in random order, each once before any of them comes again.
+
+    Args:
+        classes: each class's clips; those without are left out.
+        count: how many to draw. What is left of it after equal parts goes to classes drawn at random.
+        rng: source of randomness.
+
+    Returns:
+        (count,) indices in random order; a clip may occur several times.
+    """
+    present = [clips for clips in classes if len(clips)]
+    parts = np.full(len(present), count // len(present))
+    parts[rng.permutation(len(present))[: count % len(present)]] += 1
+    drawn = [
+        np.concatenate([rng.permutation(clips) for _ in range(-(-part // len(clips)))])[:part]
+        for clips, part in zip(present, parts.tolist(), strict=True)
+        if part
+    ]
+    return rng.permutation(np.concatenate(drawn))

@@ -22,6 +22,9 @@ class ClassificationCriterionConfig(FairseqDataclass):
 
     loss: str = setting("bce_per_positive", f"one of {', '.join(LOSSES)}")
     label_smoothing: float = setting(0.0, "fraction of each target that is spread over all classes")
+    class_weights: str | None = setting(
+        None, "what each class's terms of the loss are multiplied by: 'balanced', or a file in the data folder"
+    )
 
 
 @register_criterion("classification", dataclass=ClassificationCriterionConfig)
@@ -46,6 +49,8 @@ class ClassificationCriterion(FairseqCriterion):
             )
         self.loss = LOSSES[cfg.loss]
         self.label_smoothing = cfg.label_smoothing
+        # No buffer, which training in half precision would round.
+        self.class_weights: torch.Tensor | None = task.class_weights(cfg.class_weights)
 
     def forward(
         self, model: torch.nn.Module, sample: dict[str, Any], reduce: bool = True
@@ -67,7 +72,9 @@ class ClassificationCriterion(FairseqCriterion):
             logits = model(sample["filterbank"])[:clips]
             judged = logits, targets
         self.logits = logits.detach()
-        loss, sample_size = self.loss(*judged, self.label_smoothing)
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(logits.device)
+        loss, sample_size = self.loss(*judged, self.label_smoothing, self.class_weights)
         logging_output = {
             "loss": loss.detach(),
             "sample_size": sample_size,

@@ -17,11 +17,12 @@ from ..checkpoint.classes import check_same, to_notes
 from ..checkpoint.notes import KEY
 from ..data.events import events_file, read_events
 from ..data.labelled import ClipsWithEvents, LabelledClips
-from ..data.labels import DESCRIPTORS, Label, read_descriptors, read_lbl
+from ..data.labels import DESCRIPTORS, Label, read_class_weights, read_descriptors, read_lbl
 from ..data.manifest import Manifest
-from ..data.sampling import read_weights, sample_without_replacement
+from ..data.sampling import read_weights, sample_by_class, sample_without_replacement
 from ..errors import CheckpointError, ConfigError
 from ..inference.metrics import measure
+from ..network.classification_losses import balanced_weights
 from ..network.settings import STEPS, ClassifierSettings, EncoderSettings, setting
 from .classification_model import adopt_sizes, read_initial, start_from
 from .clip_task import ClipTask, ClipTaskConfig
@@ -33,6 +34,8 @@ from .survival.checkpoints import newest_good
 logger = logging.getLogger("EAT")
 
 EVENTS = "events"
+BALANCED = "balanced"
+"""What settings of weights say in place of a file, where the training clips' labels decide."""
 LABELS = ("multi", "single", EVENTS)
 MOVING = ("roll", "shift", "roll_filterbank")
 """Augmentations that move sounds in time, away from their labels."""
@@ -49,23 +52,32 @@ class EATClassificationConfig(ClipTaskConfig):
         "'multi': a clip may have several; 'single': it has one; 'events': each time step has those of the events in "
         "{split}.events.tsv, for model.pooling=steps",
     )
-    weights: str | None = setting(None, "file of sampling weights in the data folder; null: every clip, every epoch")
-    samples_per_epoch: int = setting(200_000, "clips drawn an epoch, without replacement, where there are weights")
+    weights: str | None = setting(
+        None,
+        "file of sampling weights in the data folder; 'balanced': equally many clips of each class; null: every clip, "
+        "every epoch",
+    )
+    samples_per_epoch: int = setting(
+        200_000, "clips drawn an epoch where there are weights, without replacement; at most as many as there are"
+    )
 
 
 class WeightedClips(FairseqClips):
-    """Clips in the shape that fairseq's iterators want, drawn by weight where there are weights."""
+    """Clips in the shape that fairseq's iterators want, drawn by weight or by class where that is wanted."""
 
     classes: int
 
     weights: np.ndarray | None = None
+    by_class: list[np.ndarray] | None = None
     samples_per_epoch = 0
 
     def ordered_indices(self) -> np.ndarray:
         """This epoch's clips in this epoch's order, from (seed, epoch) alone: the same on every device."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.by_class is not None:
+            return sample_by_class(self.by_class, self.samples_per_epoch, rng)
         if self.weights is None:
             return super().ordered_indices()
-        rng = np.random.default_rng((self.seed, self.epoch))
         return sample_without_replacement(self.weights, self.samples_per_epoch, rng)
 
     def targets(self, clips: Any) -> np.ndarray:
@@ -133,17 +145,47 @@ class EATClassificationTask(ClipTask):
         else:
             truth = read_lbl(data / f"{split}.lbl", manifest, labels)
             dataset = FairseqLabelledClips(*reading, labels=truth, classes=len(labels), multi_label=self.multi_label)
-        if training and self.cfg.weights is not None:
+        if training and self.cfg.weights == BALANCED:
+            dataset.by_class = self.clips_of_classes(dataset)
+            dataset.samples_per_epoch = self.checked_samples(len(dataset))
+            logger.info(f"each epoch draws {dataset.samples_per_epoch:,} clips, equally many of each class")
+        elif training and self.cfg.weights is not None:
             dataset.weights = read_weights(data / self.cfg.weights, manifest)
             dataset.samples_per_epoch = self.cfg.samples_per_epoch
             self.say_how_sampled(int(np.count_nonzero(dataset.weights)))
         return dataset
 
-    def say_how_sampled(self, drawable: int) -> None:
-        """Log the size of an epoch of ``drawable`` clips. Raises ConfigError where it would be empty."""
+    def checked_samples(self, drawable: int) -> int:
+        """How many of ``drawable`` clips an epoch draws. Raises ConfigError where it would be empty."""
         wanted = self.cfg.samples_per_epoch
         if wanted < 1:
             raise ConfigError(f"task.samples_per_epoch is {wanted}; it must be at least 1.")
+        return min(wanted, drawable)
+
+    def clips_of_classes(self, dataset: Any) -> list[np.ndarray]:
+        """Each class's clips. Raises ConfigError where time steps have labels, and clips have none."""
+        if not isinstance(dataset, FairseqLabelledClips):
+            raise ConfigError("weights by class, 'balanced', need clips with labels; task.labels=events takes a file.")
+        return dataset.clips_of_classes()
+
+    def class_weights(self, source: str | None) -> torch.Tensor | None:
+        """What ``criterion.class_weights`` says, (classes,) float32.
+
+        Raises:
+            DataError: where its file, or for 'balanced' the training labels, cannot be used.
+        """
+        if source is None:
+            return None
+        if source != BALANCED:
+            return torch.tensor(read_class_weights(Path(self.cfg.data) / source, self.read_labels()))
+        self.load_dataset(self.cfg.train_subset)
+        clips = self.clips_of_classes(self.datasets[self.cfg.train_subset])
+        return balanced_weights(torch.tensor([len(members) for members in clips]))
+
+    def say_how_sampled(self, drawable: int) -> None:
+        """Log the size of an epoch of ``drawable`` clips. Raises ConfigError where it would be empty."""
+        self.checked_samples(drawable)
+        wanted = self.cfg.samples_per_epoch
         if wanted >= drawable:
             logger.warning(
                 f"task.samples_per_epoch={wanted} is no less than the {drawable:,} clips that "

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from EAT.data.manifest import Manifest
-from EAT.data.sampling import read_weights, sample_without_replacement
+from EAT.data.sampling import read_weights, sample_by_class, sample_without_replacement
 from EAT.errors import DataError
 
 WEIGHTS = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
@@ -50,6 +50,22 @@ def test_no_clip_twice_and_order_says_nothing_about_weight() -> None:
 def test_all_clips_with_a_weight_where_fewer_than_wanted() -> None:
     sample = sample_without_replacement(WEIGHTS, 10, np.random.default_rng(0))
     assert sorted(sample.tolist()) == [1, 2, 3, 4]
+
+
+def test_classes_are_drawn_equally_and_their_clips_in_turn() -> None:
+    classes = [np.arange(3), np.arange(3, 100), np.array([], dtype=np.int64), np.array([100, 200])]
+    left_over = np.zeros(3)
+    for seed in range(300):
+        drawn = sample_by_class(classes, 20, np.random.default_rng(seed))
+        assert len(drawn) == 20
+        parts = np.array([(drawn < 3).sum(), ((drawn >= 3) & (drawn < 100)).sum(), (drawn >= 100).sum()])
+        assert sorted(parts) == [6, 7, 7]
+        left_over += parts == 7
+        assert np.ptp([(drawn == clip).sum() for clip in range(3)]) <= 1  # each once more before any again
+        assert len(np.unique(drawn[(drawn >= 3) & (drawn < 100)])) == parts[1]
+    assert stats.chisquare(left_over).pvalue > 1e-3
+    several = sample_by_class([np.array([0, 1]), np.array([1])], 400, np.random.default_rng(0))  # clip 1 has both
+    assert (several == 0).sum() == 100 and (several == 1).sum() == 300
 
 
 @pytest.mark.parametrize(

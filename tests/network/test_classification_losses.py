@@ -8,7 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from EAT.network.classification_losses import LOSSES, bce_per_positive, bce_sum, cross_entropy, smooth_labels
+from EAT.network.classification_losses import (
+    LOSSES,
+    balanced_weights,
+    bce_per_positive,
+    bce_sum,
+    cross_entropy,
+    smooth_labels,
+)
 
 
 @pytest.fixture
@@ -66,3 +73,35 @@ def test_half_precision_logits_are_computed_in_float32(name: str, logits: torch.
     half = logits.bfloat16()
     assert LOSSES[name](half, soft, 0.0)[0].dtype == torch.float32
     assert torch.equal(LOSSES[name](half, soft, 0.0)[0], LOSSES[name](half.float(), soft, 0.0)[0])
+
+
+WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0])
+
+
+def test_class_weights_by_hand() -> None:
+    assert balanced_weights(torch.tensor([6, 2, 0, 1])).tolist() == [0.5, 1.5, 1.0, 3.0]  # 9 labels, 3 classes
+    # Two clips with even odds between two classes: log 2 each, 1/2 of it for the first and 3/2 for the second.
+    weights = torch.tensor([0.5, 1.5])
+    loss, clips = cross_entropy(torch.zeros(2, 2), torch.eye(2), 0.0, weights)
+    assert float(loss) == pytest.approx(2 * math.log(2)) and clips == 2
+    loss, positives = bce_per_positive(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), 0.0, weights)
+    assert float(loss) == pytest.approx(2 * math.log(2)) and int(positives) == 1
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weighted_losses_equal_torchs(logits: torch.Tensor, soft: torch.Tensor, smoothing: float) -> None:
+    loss, _ = cross_entropy(logits, soft, smoothing, WEIGHTS)
+    expected = F.cross_entropy(logits, soft, WEIGHTS, label_smoothing=smoothing, reduction="sum")
+    assert torch.allclose(loss, expected)
+    smooth = smooth_labels(soft, smoothing)
+    expected = F.binary_cross_entropy(logits.sigmoid(), smooth, WEIGHTS, reduction="sum")
+    for name in ("bce_sum", "bce_mean", "bce_per_positive"):
+        assert torch.allclose(LOSSES[name](logits, soft, smoothing, WEIGHTS)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_class_weights_add_up_over_classes(name: str, logits: torch.Tensor, soft: torch.Tensor) -> None:
+    whole, _ = LOSSES[name](logits, soft, 0.1, None)
+    each = [LOSSES[name](logits, soft, 0.1, weights)[0] for weights in torch.eye(5)]
+    assert torch.allclose(torch.stack(each).sum(), whole)
+    assert torch.allclose(LOSSES[name](logits, soft, 0.1, WEIGHTS)[0], (torch.stack(each) * WEIGHTS).sum())
