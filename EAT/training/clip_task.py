@@ -34,6 +34,7 @@ from .fairseq_support import record, reports_user_errors
 from .half_precision import FP16Optimizer
 from .prefetching import sender
 from .survival.numbers import NonfiniteUpdates
+from .survival.patience import patience
 from .survival.stopping import stop
 
 logger = logging.getLogger("EAT")
@@ -336,12 +337,14 @@ class ClipTask(FairseqTask):
         """What fairseq keeps for this task in checkpoints, under its name."""
         scaler = vars(self.scaler) if isinstance(self.scaler, DynamicLossScaler) else {}
         place = {name: value for name, value in scaler.items() if name in SCALER_PLACE}
-        return {type(self).__name__: {"nonfinite": self.nonfinite.state_dict(), "scaler": place}}
+        kept = {"nonfinite": self.nonfinite.state_dict(), "scaler": place, "patience": patience.state_dict()}
+        return {type(self).__name__: kept}
 
     def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_checkpoint_dict` gave."""
         self.nonfinite.load_state_dict(state["nonfinite"])
         self.restored_scaler = dict(state["scaler"])
+        patience.load_state_dict(state.get("patience", {}))
 
     @reports_user_errors
     def valid_step(

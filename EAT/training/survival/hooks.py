@@ -30,6 +30,7 @@ from ...errors import CheckpointError, TrainingError
 from ...moved import RENAMED
 from ..fairseq_support import reports_user_errors
 from . import checkpoints
+from .patience import explain, patience, remembers, save_if_best
 from .stopping import STOPPED, end_dataloader_workers, stop
 from .writing import RETRY_SECONDS, FrozenRun, Writer
 
@@ -59,6 +60,7 @@ def install() -> None:
         (checkpoint_utils, "load_checkpoint_to_cpu", _with_plain_settings),
         (Trainer, "load_checkpoint", _falls_back),
         (Trainer, "clip_grad_norm", _skips_nonfinite),
+        (entry, "should_stop_early", remembers),
         (entry, "validate_and_save", _stops_when_told),
         (entry, "train", _names_the_cause),
     ):
@@ -240,6 +242,7 @@ def _stops_when_told(original: Callable[..., Any]) -> Callable[..., Any]:
         if getattr(task, "told_to_stop", False) and not finished:
             _save_and_leave(cfg, trainer, epoch_itr)
         result = original(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
+        save_if_best(cfg, trainer, epoch_itr, result[0][0])
         last = result[1] or (end_of_epoch and epoch_itr.epoch >= (cfg.optimization.max_epoch or float("inf")))
         if last:
             writer.wait()
@@ -301,6 +304,12 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
             logger.info(
                 f"the run in {cfg.checkpoint.save_dir} is finished, with {done} updates; a higher "
                 "optimization.max_update would go on with it."
+            )
+            return [None], True
+        if patience.over(cfg.checkpoint.patience):
+            logger.info(
+                f"the run in {cfg.checkpoint.save_dir} is finished, with {done} updates: {explain(cfg)}; a higher "
+                "checkpoint.patience, or 0 for none, resumes it."
             )
             return [None], True
         try:
