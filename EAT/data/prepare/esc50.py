@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 
 from ...errors import DataError
-from ..labels import DESCRIPTORS, Label, class_number, label_names, write_descriptors
-from .output import check_folder, listed_clips, measure, report_normalization, write_split
-from .statistics import collect_statistics
+from ..labels import Label, class_number, label_names
+from .output import check_folder, listed_clips, measure, write_folds
 from .tables import read_table
 
 FOLDS = ("1", "2", "3", "4", "5")
@@ -33,27 +32,16 @@ def run(args: argparse.Namespace) -> int:
     names: list[tuple[str, ...]] = [(labels[class_number(row["target"])].name,) for row in rows]
     clips = listed_clips(root, [row["filename"] for row in rows], names, table)
     measure(clips, args.workers)
-    readable = [index for index, samples in enumerate(clips.samples) if samples > 0]
-    statistics = {}
-    if args.normalization_clips:  # each clip's once, although four folds train on it
-        drawn = collect_statistics(
-            clips.take(readable).sources(),
-            args.normalization_clips,
-            args.normalization_seconds,
-            args.seed,
-            args.workers,
-        )
-        statistics = {readable[position]: values for position, values in drawn.items()}
-    for fold in FOLDS:
-        data = Path(args.data) / f"fold{fold}"
-        train = [index for index, row in enumerate(rows) if row["fold"] != fold]
-        evaluation = [index for index, row in enumerate(rows) if row["fold"] == fold]
-        write_descriptors(data / DESCRIPTORS, labels)
-        write_split(data, "train", clips.take(train))
-        write_split(data, "eval", clips.take(evaluation))
-        if args.normalization_clips:
-            report_normalization(data, [statistics[index] for index in train if index in statistics])
-    return 0 if len(readable) == len(clips) else 1
+    numbered = [(index, row["fold"]) for index, row in enumerate(rows)]
+    folds = [
+        {
+            "train": [index for index, fold in numbered if fold != held_out],
+            "eval": [index for index, fold in numbered if fold == held_out],
+        }
+        for held_out in FOLDS
+    ]
+    write_folds(Path(args.data), clips, folds, labels, args)
+    return 1 if clips.missing() or clips.unreadable() else 0
 
 
 def classes(rows: list[dict[str, str]], table: str) -> list[Label]:

@@ -15,7 +15,17 @@ from ..events import events_by_clip, events_file, write_events
 from ..labels import DESCRIPTORS, label_names, write_descriptors
 from ..search import find_files
 from ..shards import Found, find_recordings
-from .output import Clips, check_folder, listed_clips, measure, normalize, remove_split, write_split
+from .division import cross_validation, divide, divide_groups, groups_of, rarest_labels
+from .output import (
+    Clips,
+    check_folder,
+    listed_clips,
+    measure,
+    normalize,
+    remove_absent,
+    write_folds,
+    write_split,
+)
 from .tables import read_table
 
 
@@ -34,9 +44,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file-column", default="file", help="the table's column of paths (default: file)")
     parser.add_argument("--label-column", default="label", help="its column of labels (default: label)")
     parser.add_argument("--label-separator", metavar="TEXT", help="what stands between a clip's labels, such as ','")
-    parser.add_argument("--valid", type=float, default=0.0, metavar="SHARE", help="share for 'valid' (default 0)")
+    grouping = parser.add_mutually_exclusive_group()
+    grouping.add_argument(
+        "--group", metavar="COLUMN", help="the table's column of groups, such as speaker; a group stays in one split"
+    )
+    grouping.add_argument(
+        "--group-pattern",
+        metavar="REGEX",
+        help="the same from the paths: what the brackets hold, such as '^[^/]+/(\\w+?)_'",
+    )
     parser.add_argument(
-        "--eval", type=float, metavar="SHARE", help="share for 'eval' (default 0.2 with labels, 0 without)"
+        "--valid",
+        type=float,
+        default=0.0,
+        metavar="FRACTION",
+        help="fraction for 'valid' (default 0); of each fold's training clips with --folds",
+    )
+    held_out = parser.add_mutually_exclusive_group()
+    held_out.add_argument(
+        "--eval", type=float, metavar="FRACTION", help="fraction for 'eval' (default 0.2 with labels, 0 without)"
+    )
+    held_out.add_argument(
+        "--folds", type=int, metavar="K", help="write DATA_FOLDER/fold1 ... foldK, each fold's clips being its 'eval'"
     )
 
 
@@ -50,20 +79,33 @@ def run(args: argparse.Namespace) -> int:
     usable = clips.usable()
     if not len(usable):
         raise DataError(f"none of the {len(clips):,} recordings in {root} could be read.")
-    share = args.eval if args.eval is not None else 0.0 if usable.labels is None else 0.2
-    splits = divide(rarest_labels(usable), share, args.valid, args.seed)
+    if args.events and args.folds is not None:
+        raise ConfigError("--folds needs labels of clips; of --events divide by --valid and --eval.")
+    classes, groups = rarest_labels(usable), find_groups(args, clips)
     if args.events:  # clips themselves have no labels
         clips.labels = None
-    # What cannot be used is counted where most clips are, so that the counts add up.
     lost = np.flatnonzero(clips.samples <= 0)
+    # What cannot be used is counted where most clips are, so that the counts add up.
     kept = np.flatnonzero(clips.samples > 0)
+    if groups is not None:
+        groups = [groups[index] for index in kept]
     data = Path(args.data)
+    if args.folds is not None:
+        folds = cross_validation(classes, groups, args.folds, args.valid, args.seed)
+        listed = [{split: kept[positions].tolist() for split, positions in splits.items()} for splits in folds]
+        for splits in listed:
+            splits["train"] += lost.tolist()
+        write_folds(data, clips, listed, label_names(displays), args)
+        return 1 if incomplete else 0
+    fraction = args.eval if args.eval is not None else 0.0 if usable.labels is None else 0.2
+    if groups is None:
+        splits = divide(classes, fraction, args.valid, args.seed)
+    else:
+        splits = divide_groups(classes, groups, fraction, args.valid, args.seed)
     if usable.labels is not None:
         write_descriptors(data / DESCRIPTORS, label_names(displays))
         print(f"{len(displays):,} classes -> {data / DESCRIPTORS}")
-    for split in ("valid", "eval"):
-        if split not in splits and remove_split(data, split):
-            print(f"{split}: an earlier manifest was removed from {data}, whose clips are now in train")
+    remove_absent(data, splits)
     for split, positions in splits.items():
         indices = kept[positions]
         written = write_split(data, split, clips.take(np.concatenate([indices, lost]) if split == "train" else indices))
@@ -93,6 +135,21 @@ def find_events(
         events[path] = [(onset, offset, names[label]) for onset, offset, label, _ in clip]
     labels = [tuple(dict.fromkeys(label for *_, label in events[path])) for path in paths]
     return Clips(root, paths, labels, np.zeros(len(paths), dtype=np.int64)), displays
+
+
+def find_groups(args: argparse.Namespace, clips: Clips) -> list[str] | None:
+    """Each clip's group, where ``clips`` are all that are listed; None where there are no groups.
+
+    Raises:
+        ConfigError: for a column without a table.
+    """
+    if args.group_pattern is not None:
+        return groups_of(clips.paths, args.group_pattern)
+    if args.group is None:
+        return None
+    if not args.labels:
+        raise ConfigError("--group names a column of the table --labels; without one give --group-pattern.")
+    return [row[args.group] for row in read_table(args.labels, [args.file_column, args.group])]
 
 
 def find_clips(args: argparse.Namespace, root: str) -> tuple[Clips, list[str]]:
@@ -155,47 +212,3 @@ def _found(root: str) -> Found:
 
 def _below(root: str, address: str) -> str:
     return address[len(os.path.join(root, "")) :]
-
-
-def rarest_labels(clips: Clips) -> list[str]:
-    """What clips are divided evenly by: the label, or of several the one with the fewest clips."""
-    if clips.labels is None:
-        return [""] * len(clips)
-    counts = Counter(label for clip in clips.labels for label in clip)
-    return [min(clip, key=lambda label: (counts[label], label), default="") for clip in clips.labels]
-
-
-def divide(classes: list[str], eval_share: float, valid_share: float, seed: int) -> dict[str, np.ndarray]:
-    """Divide clips into train, valid and eval at random, every class in the same proportions.
-
-    A class gives each split its share, rounded but at least one clip, as long as one is left to be trained on.
-
-    Args:
-        classes: of each clip.
-        eval_share: of the clips.
-        valid_share: of the clips.
-        seed: of the order.
-
-    Returns:
-        Clips by split, in their order, without splits that have none.
-
-    Raises:
-        ConfigError: for shares that leave nothing to train on.
-    """
-    if not (0 <= eval_share < 1 and 0 <= valid_share < 1 and eval_share + valid_share < 1):
-        raise ConfigError(
-            f"--eval {eval_share:g} and --valid {valid_share:g} must be shares that add up to less than 1."
-        )
-    rng = np.random.default_rng(seed)
-    members: dict[str, list[int]] = {}
-    for index in rng.permutation(len(classes)).tolist():
-        members.setdefault(classes[index], []).append(index)
-    splits: dict[str, list[int]] = {"train": [], "valid": [], "eval": []}
-    for clips in members.values():
-        left = len(clips)
-        for split, share in (("eval", eval_share), ("valid", valid_share)):
-            taken = min(max(1, round(share * len(clips))), left - 1) if share else 0
-            splits[split] += clips[left - taken : left]
-            left -= taken
-        splits["train"] += clips[:left]
-    return {split: np.sort(indices) for split, indices in splits.items() if indices}

@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ...audio.recordings import file_of
 from ...errors import ConfigError, DataError
 from ...files import replacing
 from ...system import usable_cores
-from ..labels import write_lbl
+from ..labels import DESCRIPTORS, Label, write_descriptors, write_lbl
 from ..manifest import holdable, write_manifest
 from ..normalization import FILE
 from .measure import clip_length, for_each
@@ -172,6 +173,59 @@ def write_split(data: Path, split: str, clips: Clips) -> Clips:
         f"{clips.unreadable():,} unreadable; {len(usable):,} -> {manifest}"
     )
     return usable
+
+
+def write_folds(
+    data: Path, clips: Clips, folds: Sequence[Mapping[str, Sequence[int]]], labels: Sequence[Label], args: Any
+) -> None:
+    """Write the folders ``fold1``, ``fold2``, ... of a cross-validation, in place of any that were there before.
+
+    Args:
+        data: the folder of those folders.
+        clips: all that are listed.
+        folds: for each of them, clips by split.
+        labels: the classes; none where clips have no labels.
+        args: the flags of every preparation.
+    """
+    usable = np.flatnonzero(clips.samples > 0)
+    statistics = {}
+    if args.normalization_clips:  # each clip's once, although several folds train on it
+        drawn = collect_statistics(
+            clips.take(usable).sources(),
+            args.normalization_clips,
+            args.normalization_seconds,
+            args.seed,
+            args.workers,
+        )
+        statistics = {int(usable[position]): values for position, values in drawn.items()}
+    for number, splits in enumerate(folds, 1):
+        folder = data / f"fold{number}"
+        if labels:
+            write_descriptors(folder / DESCRIPTORS, labels)
+        remove_absent(folder, splits)
+        for split, indices in splits.items():
+            write_split(folder, split, clips.take(indices))
+        if args.normalization_clips:
+            report_normalization(folder, [statistics[index] for index in splits["train"] if index in statistics])
+    for folder in fold_folders(data)[len(folds) :]:
+        remove_absent(folder, {})
+
+
+def fold_folders(data: Path) -> list[Path]:
+    """The folders of a cross-validation, in their order: ``fold1``, ``fold2``, ... with a training split each."""
+    found = {
+        int(path.parent.name[4:]): path.parent
+        for path in data.glob("fold*/train.tsv")
+        if path.parent.name[4:].isdecimal()
+    }
+    return [found[number] for number in sorted(found)]
+
+
+def remove_absent(data: Path, splits: Container[str]) -> None:
+    """Remove what an earlier preparation wrote for other splits than these, and say so."""
+    for split in ("train", "valid", "eval"):
+        if split not in splits and remove_split(data, split):
+            print(f"{split}: an earlier manifest was removed from {data}")
 
 
 def remove_split(data: Path, split: str) -> bool:

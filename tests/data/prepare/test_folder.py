@@ -2,19 +2,21 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
 from collections import Counter
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from EAT.commands.prepare import main
 from EAT.data.manifest import Manifest
 from EAT.data.prepare import measure
-from EAT.data.prepare.folder import divide
+from EAT.data.prepare.division import cross_validation, divide, divide_groups
 from EAT.errors import ConfigError
 
 from ...recordings import hanging
@@ -125,8 +127,6 @@ def test_a_link_back_to_a_folder_is_followed_once(place, tmp_path):
     ],
 )
 def test_unusable_tables(place, tmp_path, table, words, capsys):
-    import re
-
     place(tmp_path / "audio" / "a.wav")
     (tmp_path / "table.csv").write_text(table)
     assert main(["folder", str(tmp_path / "audio"), str(tmp_path), "--labels", str(tmp_path / "table.csv")]) == 2
@@ -196,5 +196,115 @@ def test_members_of_shards_are_labelled_as_files_are(clips, tmp_path, labelled):
         assert main([*command, *more]) == 0
         found = labelled(data, "train") | labelled(data, "eval")
         assert {name.rpartition("/")[2]: labels for name, labels in found.items()} == wanted
-    table.write_text(table.read_text() + "ambi/none.flac,ambi\n")
+    table.write_text("file,label,take\n" + "".join(f"{row[:-1]},{number % 6}\n" for number, row in enumerate(rows)))
+    assert main([*command, *more, "--group", "take"]) == 0
+    take = {name: number % 6 for number, name in enumerate(wanted)}
+    splits = [labelled(data, split) for split in ("train", "eval")]
+    heard = [{take[name.rpartition("/")[2]] for name in split} for split in splits]
+    assert [len(split) for split in splits] == [6, 6] and not heard[0] & heard[1]
+    table.write_text(table.read_text() + "ambi/none.flac,ambi,0\n")
     assert main([*command, *more]) == 1
+
+
+def speakers(several: int = 10, each: int = 3) -> tuple[list[str], list[str]]:
+    """Classes and groups of clips: every speaker says both words as often."""
+    pairs = [(word, f"s{speaker}") for speaker in range(several) for word in ("yes", "no") for _ in range(each)]
+    return [word for word, _ in pairs], [speaker for _, speaker in pairs]
+
+
+def test_groups_stay_together_and_classes_in_proportion():
+    classes, groups = speakers()
+    splits = divide_groups(classes, groups, 0.2, 0.1, seed=3)
+    assert {split: len(clips) for split, clips in splits.items()} == {"train": 42, "valid": 6, "eval": 12}
+    assert np.array_equal(np.sort(np.concatenate(list(splits.values()))), np.arange(60))
+    for clips in splits.values():
+        assert Counter(classes[clip] for clip in clips) == {"yes": len(clips) // 2, "no": len(clips) // 2}
+    heard = [{groups[clip] for clip in clips} for clips in splits.values()]
+    assert sum(map(len, heard)) == 10  # no speaker in two
+    again, other = divide_groups(classes, groups, 0.2, 0.1, seed=3), divide_groups(classes, groups, 0.2, 0.1, seed=4)
+    assert all(np.array_equal(again[split], splits[split]) for split in splits)
+    assert any(not np.array_equal(other[split], splits[split]) for split in splits)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 12)), min_size=30), st.integers(0, 5))
+def test_no_group_is_in_two_splits(clips, seed):
+    classes, groups = [name for name, _ in clips], [str(group) for _, group in clips]
+    try:
+        divided = [divide_groups(classes, groups, 0.3, 0.2, seed), *cross_validation(classes, groups, 3, 0.3, seed)]
+    except ConfigError as error:
+        assert re.search("too few for|do not allow 3 folds", str(error))
+        return
+    for splits in divided:
+        assert sorted(clip for split in splits.values() for clip in split) == list(range(len(clips)))
+        assert min(map(len, splits.values())) > 0 and set(splits) == {"train", "valid", "eval"}
+        heard = [{groups[clip] for clip in split} for split in splits.values()]
+        assert sum(map(len, heard)) == len(set(groups))
+    assert sorted(clip for splits in divided[1:] for clip in splits["eval"]) == list(range(len(clips)))
+
+
+def test_too_few_groups_and_clips_are_said():
+    classes, groups = speakers(2)
+    with pytest.raises(ConfigError, match="2 groups are too few for the splits wanted"):
+        divide_groups(classes, groups, 0.3, 0.3, 1)
+    with pytest.raises(ConfigError, match="2 groups are too few for 3 folds"):
+        cross_validation(classes, groups, 3, 0, 1)
+    with pytest.raises(ConfigError, match="no class has more than 6 clips, too few for 7 parts"):
+        cross_validation(classes, None, 7, 0, 1)
+    with pytest.raises(ConfigError, match="--folds is 1; it must be at least 2"):
+        cross_validation(classes, None, 1, 0, 1)
+
+
+def test_folds_without_groups_hold_every_class_as_evenly_as_can_be():
+    classes = ["a"] * 25 + ["b"] * 10 + ["c"] * 5
+    for splits in cross_validation(classes, None, 5, 0.2, 1):
+        assert Counter(classes[clip] for clip in splits["eval"]) == {"a": 5, "b": 2, "c": 1}
+        assert Counter(classes[clip] for clip in splits["valid"]) == {"a": 4, "b": 2, "c": 1}
+
+
+def test_folds_of_real_clips_with_groups_from_the_paths(place, tmp_path, labelled, capsys):
+    for speaker in "uvwxyz":
+        for name in ("dog", "cat"):
+            for take in "12":
+                place(tmp_path / "audio" / name / f"{speaker}_{take}.flac")
+    (tmp_path / "audio" / "cat" / "u_3.flac").write_bytes(b"fLaC nothing")
+    data = tmp_path / "data"
+    command = ["folder", str(tmp_path / "audio"), str(data), "--group-pattern", r"/(\w)_", "--num-workers", "1"]
+    assert main([*command, "--folds", "4", "--normalization-clips", "0"]) == 1
+    assert main([*command, "--folds", "3", "--valid", "0.25", "--normalization-seconds", "0.2"]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("0 missing, 1 unreadable; ") == 4 + 3  # in every fold's training clips
+    assert not (data / "fold4" / "train.tsv").exists()
+    held = []
+    for number in (1, 2, 3):
+        splits = {split: labelled(data / f"fold{number}", split) for split in ("train", "valid", "eval")}
+        assert sum(map(len, splits.values())) == 24 == len({path for clips in splits.values() for path in clips})
+        heard = {split: {path[4] for path in clips} for split, clips in splits.items()}
+        assert sum(map(len, heard.values())) == 6 and len(heard["eval"]) == 2
+        assert all(
+            Counter(labels[0] for labels in clips.values())["dog"] * 2 == len(clips) for clips in splits.values()
+        )
+        assert (data / f"fold{number}" / "normalization.json").exists()
+        held += splits["eval"]
+    assert len(set(held)) == 24
+
+
+def test_groups_of_a_table(clips, tmp_path, labelled, capsys):
+    table = tmp_path / "table.csv"
+    rows = [f"{clip.name},{'even' if number % 2 else 'odd'},s{number // 10}\n" for number, clip in enumerate(clips)]
+    table.write_text("file,label,speaker\n" + "".join(rows))
+    command = ["folder", str(clips[0].parent), str(tmp_path / "data"), "--normalization-clips", "0"]
+    assert main([*command, "--labels", str(table), "--group", "speaker", "--eval", "0.25"]) == 0
+    splits = [labelled(tmp_path / "data", split) for split in ("train", "eval")]
+    speaker = {clip.name: number // 10 for number, clip in enumerate(clips)}
+    heard = [{speaker[name] for name in split} for split in splits]
+    assert len(heard[0]) + len(heard[1]) == 13 and len(splits[0]) + len(splits[1]) == 124
+    assert 0.15 < len(splits[1]) / 124 < 0.35
+    assert main([*command, "--group", "speaker"]) == 2
+    assert main([*command, "--labels", str(table), "--group", "singer"]) == 2
+    assert main([*command, "--group-pattern", "nowhere"]) == 2
+    assert main([*command, "--group-pattern", "("]) == 2
+    said = capsys.readouterr().err
+    for words in ("--group names a column of the table --labels", "has no column 'singer'", "is not found in",
+                  "is no regular expression"):  # fmt: skip
+        assert words in said
