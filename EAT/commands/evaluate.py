@@ -7,8 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import ConfigError
 from ..inference.evaluation import Evaluation, EventEvaluation, evaluate, evaluate_events
-from ..inference.evaluation_tables import left_out, summary, write_event_tables, write_tables
+from ..inference.evaluation_tables import (
+    left_out,
+    summary,
+    table_format,
+    write_event_tables,
+    write_scores,
+    write_tables,
+)
 from ..inference.event_metrics import Finding
 from ..network.classifier import Classifier
 from ..network.settings import STEPS
@@ -20,6 +28,7 @@ EXAMPLES = """
 python -m EAT.evaluate --data prepared --checkpoint checkpoints/finetuning_demo/checkpoint_best.pt
 python -m EAT.evaluate --data prepared --split eval --checkpoint finetuned.pt --report report
 python -m EAT.evaluate --data street --checkpoint events.pt --threshold 0.3 --report found
+python -m EAT.evaluate --data prepared --checkpoint finetuned.pt --table predictions.csv
 """
 
 
@@ -35,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--report", type=Path, metavar="FOLDER",
         help="write report.html and tables there; of events, tables and the events found")  # fmt: skip
     add_flags(top, *FINDING)
+    top.add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="write a row a clip there: path, truth, prediction, every class's score; .csv, .jsonl or .parquet",
+    )
     add_flags(top, "--sounds")
     return top
 
@@ -55,11 +70,15 @@ def print_summary(evaluation: Evaluation | EventEvaluation, checkpoint: str) -> 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print and report; 1 when some clips could not be read."""
+    if args.table:
+        table_format(args.table)
     model = open_model(args)
     several, length = multi_label(args.task), args.target_length
     evaluation: Evaluation | EventEvaluation
     steps = isinstance(model.network, Classifier) and model.network.settings.pooling == STEPS
     if args.task == EVENTS or (args.task == "auto" and steps):
+        if args.table:
+            raise ConfigError("--table has a row a clip; events are written by --report FOLDER.")
         finding = Finding(args.threshold, args.median)
         evaluation = evaluate_events(
             model, args.data, args.split, args.labels, length, args.batch_size, args.num_workers, finding
@@ -71,6 +90,9 @@ def run(args: argparse.Namespace) -> int:
     print_summary(evaluation, args.checkpoint)
     if evaluation.unreadable:
         print(f"{evaluation.unreadable:,} clips could not be read and are left out", file=sys.stderr)
+    if args.table and isinstance(evaluation, Evaluation):
+        write_scores(args.table, evaluation)
+        print(f"table -> {args.table}")
     if args.report and isinstance(evaluation, EventEvaluation):
         write_event_tables(args.report, evaluation, args.checkpoint)
         print(f"tables -> {args.report}")

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..data.events import write_events
+from ..errors import ConfigError
 from ..files import replacing
 from .evaluation import Evaluation, EventEvaluation
 from .event_metrics import EventMetrics, found_events, step_edges
 from .metrics import MultiLabelMetrics
+from .tables import TABLES, pyarrow, write_parquet
 
 Row = dict[str, Any]
 CONFUSED = "most often taken for"
@@ -99,6 +101,47 @@ def _field(value: Any) -> Any:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6f}"
     return value
+
+
+def score_rows(evaluation: Evaluation) -> list[Row]:
+    """One row a clip, in the manifest's order: ``path``, ``truth``, ``prediction``, and ``score_LABEL`` of each class.
+
+    ``truth`` has the labels' names with commas in between, ``prediction`` the highest-scored class, and scores are
+    probabilities.
+    """
+    names = [label.name for label in evaluation.labels]
+    rows: list[Row] = []
+    for row in np.argsort(evaluation.clips, kind="stable").tolist():
+        scores = evaluation.scores[row]
+        truth = ",".join(names[index] for index in np.flatnonzero(evaluation.targets[row]))
+        path = evaluation.manifest.source(int(evaluation.clips[row]))
+        fields = {"path": path, "truth": truth, "prediction": names[int(scores.argmax())]}
+        rows.append({**fields, **{f"score_{name}": float(score) for name, score in zip(names, scores, strict=True)}})
+    return rows
+
+
+def table_format(path: Path) -> str:
+    """The format that a table's name asks for. Raises ConfigError for another ending, or Parquet without pyarrow."""
+    file_format = TABLES.get(path.suffix.lower())
+    if file_format is None:
+        raise ConfigError(f"{path} has no ending of a table; give one of {', '.join(TABLES)}.")
+    if file_format == "parquet":
+        pyarrow()
+    return file_format
+
+
+def write_scores(path: Path, evaluation: Evaluation) -> None:
+    """Write :func:`score_rows` as CSV, JSON Lines or Parquet by the name's ending."""
+    rows, file_format = score_rows(evaluation), table_format(path)
+    if file_format == "csv":
+        write_rows(path, rows)
+    elif file_format == "jsonl":
+        with replacing(path) as handle:
+            handle.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    else:
+        columns = {name: type(value) for name, value in rows[0].items()}
+        with replacing(path, "wb") as handle:
+            write_parquet(handle, columns, [[list(row.values()) for row in rows]])
 
 
 def write_tables(folder: Path, evaluation: Evaluation, checkpoint: str) -> None:

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import sklearn.metrics
 import soundfile
@@ -209,3 +210,28 @@ def test_pictures_of_audioset_s_size():
     assert f"class {best} " in text and f"class {worst} " in text and "class 3 " not in text
     assert len(confusion_picture(names, np.eye(527, dtype=int))) < 2_000_000
     assert shorten("a\nb" + "x" * 50) == "a\N{REPLACEMENT CHARACTER}b" + "x" * 30 + "…"
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_table_has_a_row_a_clip_with_path_truth_and_scores(data, conformance, ending, tmp_path):
+    finetuned = conformance / "official_finetune.pt"
+    table = tmp_path / "out" / f"scores.{ending}"
+    assert run(data, finetuned, "--table", str(table)) == 0
+    if ending == "csv":
+        rows = list(csv.DictReader(table.open(newline="")))
+    elif ending == "jsonl":
+        rows = [json.loads(line) for line in table.read_text().splitlines()]
+    else:
+        rows = pyarrow.parquet.read_table(table).to_pylist()
+    logits, truth = scores_one_by_one(finetuned, data)
+    root, *listed = (data / "eval.tsv").read_text().splitlines()
+    assert [row["path"] for row in rows] == [os.path.join(root, line.split("\t")[0]) for line in listed]
+    assert [row["truth"] for row in rows] == [",".join(f"/m/{k}" for k in np.flatnonzero(clip)) for clip in truth]
+    scores = np.array([[float(row[f"score_/m/{k}"]) for k in range(6)] for row in rows])
+    assert np.abs(scores - 1 / (1 + np.exp(-np.asarray(logits)))).max() < 1e-5
+    assert [row["prediction"] for row in rows] == [f"/m/{k}" for k in scores.argmax(axis=1)]
+
+
+def test_a_table_of_no_known_ending_is_refused_before_anything_is_computed(data, capsys):
+    assert run(data, "any.pt", "--table", "scores.xls") == 2
+    assert "scores.xls has no ending of a table; give one of .csv, .jsonl, .parquet" in capsys.readouterr().err
