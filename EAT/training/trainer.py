@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from fairseq.logging import metrics
+from fairseq.logging.progress_bar import WandBProgressBarWrapper
 from fairseq.trainer import Trainer
 from torch import Tensor
 
@@ -249,9 +250,22 @@ def _logs_all(original: Callable[..., Any]) -> Callable[..., Any]:
     return validate_and_save
 
 
+def _as_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without it, W&B would get no loss where figures are logged in full (``common.log_format=json``): as tensors."""
+
+    @functools.wraps(original)
+    def log_to_wandb(self: Any, stats: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        numbers = {key: value.item() if isinstance(value, Tensor) else value for key, value in stats.items()}
+        original(self, numbers, *args, **kwargs)
+
+    return log_to_wandb
+
+
 def install() -> None:
     """Have the command line train with it, once."""
     entry: Any = sys.modules.get("fairseq_cli.train")
     if entry is not None and entry.Trainer is not EATTrainer:
         entry.Trainer = EATTrainer
         entry.validate_and_save = _logs_all(entry.validate_and_save)
+        tracker: Any = WandBProgressBarWrapper
+        tracker._log_to_wandb = _as_numbers(tracker._log_to_wandb)
