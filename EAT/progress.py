@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
+BRIEF = "EAT_BRIEF_CONSOLE"
+"""The environment variable that says 1 where a training run is to print little."""
+
 
 class SilentBar:
     """Stands where a bar would: takes the same calls and shows nothing."""

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from ..errors import ConfigError
+from ..progress import BRIEF
 from ..recipes import FOLDER, PACKAGE, RECIPE
 from .command_line import described, exit_status
 
 EXAMPLES = """
 python -m EAT.train --config-name finetuning_folder task.data=prepared model.model_path=EAT-base.pt
 python -m EAT.train --config-name pretraining_demo task.data=prepared optimization.max_update=100
+python -m EAT.train --config-name finetuning_folder --folds task.data=prepared model.model_path=EAT-base.pt
 python -m EAT.train --config-dir mine --config-name my_recipe task.data=prepared
 """
 FAIRSEQ = "import sys; from fairseq_cli.hydra_train import cli_main; sys.exit(cli_main())"
 """What the command fairseq-hydra-train does."""
+HUSH = (
+    "import logging; logging.disable(logging.INFO); import fairseq_cli.hydra_train; logging.disable(logging.NOTSET); "
+    "logging.getLogger('hydra').setLevel(logging.INFO); "
+)
+"""The same in the process that trains."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,9 +45,24 @@ def parser() -> argparse.ArgumentParser:
     add("--config-dir", type=Path, metavar="FOLDER", help="folder of recipes (default EAT's own)")
     add("--multirun", "-m", action="store_true", help="a run for each combination of values that commas separate, by "
         "Hydra's launcher; not checked before")  # fmt: skip
+    add("--verbose", "-v", action="store_true", help="print all that the log file has, not only short lines")
+    add("--folds", action="store_true", help="train on each of task.data's fold1, fold2, ..., evaluate each model on "
+        "what its fold held out, and print mean and standard deviation")  # fmt: skip
     add("--cfg", choices=("job", "hydra", "all"), help="print the settings and do nothing")
     add("settings", nargs="*", metavar="key=value", help="settings in place of the recipe's")
     return top
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep from the console what fairseq and Hydra say of themselves, as they are imported."""
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _checked(options: argparse.Namespace) -> tuple[Path, list[str]]:
@@ -73,20 +95,38 @@ def _checked(options: argparse.Namespace) -> tuple[Path, list[str]]:
     return folder, settings
 
 
-def run(options: argparse.Namespace) -> NoReturn:
+def _folds(options: argparse.Namespace) -> int:
+    """Train on the folds. Raises ConfigError or DataError."""
+    with _hushed():
+        from ..training import before
+        from .folds import train_folds
+
+        cfg = before.compose(options.config_dir or FOLDER, options.config_name, options.settings)
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_missing(cfg.task, "data") or cfg.task._name != "eat_classification" or options.multirun:
+        raise ConfigError(
+            "--folds needs a recipe that fine-tunes, task.data=FOLDER with fold1, fold2, ... in it, and no --multirun."
+        )
+    command = [sys.executable, "-m", "EAT.train", "--config-name", options.config_name]
+    command += ["-v"] * options.verbose + (["--config-dir", str(options.config_dir)] if options.config_dir else [])
+    return train_folds(cfg, [*command, *options.settings])
+
+
+def run(options: argparse.Namespace) -> int:
     """Check, and become fairseq-hydra-train. Raises ConfigError, DataError or CheckpointError."""
-    logging.disable(logging.INFO)  # what fairseq and Hydra say of themselves, as they are imported
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            folder, settings = _checked(options)
-    finally:
-        logging.disable(logging.NOTSET)
+    if options.folds:
+        return _folds(options)
+    with _hushed():
+        folder, settings = _checked(options)
     arguments = ["--config-dir", str(folder.absolute()), "--config-name", options.config_name]
     arguments += ["--multirun"] * options.multirun + (["--cfg", options.cfg] if options.cfg else [])
+    os.environ[BRIEF] = str(int(not options.verbose))
+    if not options.verbose:
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-c", FAIRSEQ, *arguments, *settings])
+    os.execv(sys.executable, [sys.executable, "-c", ("" if options.verbose else HUSH) + FAIRSEQ, *arguments, *settings])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

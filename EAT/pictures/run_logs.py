@@ -20,7 +20,7 @@ TRAINING = "train_inner"
 """The tag of a training run's own lines; a validation's are tagged with the split's name."""
 
 
-def _statistics(tag: str, text: str) -> dict[str, float]:
+def statistics(tag: str, text: str) -> dict[str, float]:
     """One line's numbers: from JSON, from ``name=value`` pairs, or of a validation from ``name value`` columns."""
     validation = _VALID.search(text)
     if text.startswith("{"):
@@ -63,7 +63,7 @@ def read_log(folder: str | Path) -> dict[str, Statistics]:
             match = _LINE.search(line)
             if match is None or match["tag"] == "train":  # an epoch's means over what its lines said
                 continue
-            numbers = _statistics(match["tag"], match["statistics"])
+            numbers = statistics(match["tag"], match["statistics"])
             if "num_updates" in numbers:
                 found.setdefault(match["tag"], {})[numbers["num_updates"]] = numbers
     if TRAINING not in found:

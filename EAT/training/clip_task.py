@@ -27,6 +27,7 @@ from ..network.front_end import FRONT_ENDS, FrontEnd
 from ..network.settings import choose, setting
 from ..progress import Pace
 from ..system import slow_on_cpu
+from . import console
 from .clip_batches import ClipBatches
 from .device import DeviceSettings, prepare_device
 from .fairseq_clips import FairseqClips
@@ -135,6 +136,7 @@ class ClipTask(FairseqTask):
         self.skip_logs: dict[str, SkipLog] = {}
         self.nonfinite = NonfiniteUpdates(cfg.max_nonfinite)
         self.pace = Pace()
+        console.install(cfg.max_update)
         self.told_to_stop = False
         self.forget_save()
         self.scaler: Any = None

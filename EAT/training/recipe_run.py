@@ -143,7 +143,7 @@ def run_recipe(
     """
     if config_dir is None and name not in recipe_names():
         raise ConfigError(f"there is no recipe {name!r} in {FOLDER}; it must be one of {', '.join(recipe_names())}.")
-    command = [sys.executable, "-m", "EAT.train", "--config-name", name]
+    command = [sys.executable, "-m", "EAT.train", "-v", "--config-name", name]
     command += [] if config_dir is None else ["--config-dir", str(config_dir)]
     command += [
         f"{key}={hydra_value(value)}" for key, value in {"common.log_format": "json", **(settings or {})}.items()
