@@ -23,7 +23,7 @@ MIN_RATE, MAX_RATE = 1_000, 768_000
 ZERO_CROSSINGS = 6
 """Half the filter's length, in zero crossings of the sinc."""
 ROLLOFF = 0.99
-"""Cut-off as a share of the lower rate's Nyquist frequency."""
+"""Cut-off as a fraction of the lower rate's Nyquist frequency."""
 BLOCK = 16
 """Output samples that one row of the matrix product gives, at least: fewer leave a processor's registers idle."""
 LARGEST_KERNEL = 1 << 22

@@ -204,7 +204,7 @@ class RollFilterbank(Further):
     name, stage = "roll_filterbank", -2
 
     def draw_for_batch(self, rng: np.random.Generator) -> Sequence[float]:
-        """A number in [0, 1): a share of the filterbank's length."""
+        """A number in [0, 1): a fraction of the filterbank's length."""
         return [rng.random() if self.strength else 0.0]
 
     def apply(self, batch: dict[str, Any], drawn: Tensor) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class SkipLog:
 
     Args:
         clips: how many clips the split has.
-        max_fraction: raise when more than this share of them could not be read.
+        max_fraction: raise when more than this fraction of them could not be read.
     """
 
     def __init__(self, clips: int, max_fraction: float) -> None:

@@ -1,7 +1,7 @@
 """Probes that are trained: heads on frozen features of every layer (docs/bat.md, section 9).
 
 Every layer's patches of a data set do not fit on a disk, so a batch is encoded when its turn comes, once for all heads.
-A run that was stopped goes on where it saved last, and gives what it would have given.
+A run that was stopped resumes where it saved last, and gives what it would have given.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def train_heads(
     place: Path,
     key: str,
 ) -> dict[str, nn.Module]:
-    """Train heads on the clips of a manifest; goes on from what an earlier run of the same left in ``place``.
+    """Train heads on the clips of a manifest; resumes from what an earlier run of the same left in ``place``.
 
     Args:
         model: whose frozen encoder to use.

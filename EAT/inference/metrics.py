@@ -37,7 +37,7 @@ class SingleLabelMetrics:
     """Of clips that have one label each."""
 
     accuracy: float
-    """Share of clips whose highest score is at their label."""
+    """Fraction of clips whose highest score is at their label."""
     balanced_accuracy: float
     """The same per class, mean over the classes that have clips."""
     confusion: np.ndarray

@@ -57,7 +57,7 @@ def probe(features: Features, multi_label: bool, neighbours: int, regularisation
 
 
 def neighbour_scores(train: np.ndarray, targets: np.ndarray, evaluation: np.ndarray, neighbours: int) -> np.ndarray:
-    """(clips, classes): the share of the most similar training clips that have each label, by cosine.
+    """(clips, classes): the fraction of the most similar training clips that have each label, by cosine.
 
     A closer clip counts for a little more, so that ties are decided by closeness.
     """

@@ -46,6 +46,6 @@ class Compiled:
                     f"torch.compile gave up: {reason}; set model.compile_or_stop=false to train on without it, or "
                     "model.compile=false."
                 ) from None
-            logger.warning(f"torch.compile gave up, so training goes on uncompiled and slower: {reason}")
+            logger.warning(f"torch.compile gave up, so training continues uncompiled and slower: {reason}")
             self.fell_back = True
         return self.function(*arguments)

@@ -94,8 +94,8 @@ class LayerMix(nn.Module):
         if self.pooling == "cls":
             return self.classify([tokens[:, 0] for tokens in blocks])
         weight = torch.ones_like(blocks[0][:, 1:, 0]) if heard is None else heard.to(blocks[0].dtype)
-        share = (weight / weight.sum(dim=1, keepdim=True)).unsqueeze(1)  # (B, 1, N)
-        return self.classify([(share @ tokens[:, 1:]).squeeze(1) for tokens in blocks])
+        fractions = (weight / weight.sum(dim=1, keepdim=True)).unsqueeze(1)  # (B, 1, N)
+        return self.classify([(fractions @ tokens[:, 1:]).squeeze(1) for tokens in blocks])
 
     def frames(self, blocks: Sequence[Tensor], steps: int) -> Tensor:
         """Logits of every time step, from the mean over its patches: (B, T, classes)."""

@@ -51,15 +51,15 @@ def bars(names: Sequence[str], values: np.ndarray, title: str) -> bytes:
 
 @styled
 def confusion_picture(names: Sequence[str], confusion: np.ndarray) -> bytes:
-    """Rows by truth, columns by prediction; colour is the share of the row, numbers are clips."""
+    """Rows by truth, columns by prediction; colour is the fraction of the row, numbers are clips."""
     clips = confusion.sum(axis=1, keepdims=True)
-    share = np.divide(confusion, clips, out=np.zeros(confusion.shape), where=clips > 0)
+    fraction = np.divide(confusion, clips, out=np.zeros(confusion.shape), where=clips > 0)
     classes = len(names)
     side = float(np.clip(3.4 + 0.42 * classes, 5.0, 15.0))
     size = float(np.clip(300 / classes, 5, 10))
     canvas = new_figure(side + 0.8, side)
     axis = canvas.subplots()
-    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    image = axis.imshow(fraction, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axis.grid(visible=False)
     if classes <= MOST_BARS:
         axis.set_xticks(range(classes), [shorten(name, 22) for name in names], rotation=90, fontsize=size)
@@ -68,12 +68,12 @@ def confusion_picture(names: Sequence[str], confusion: np.ndarray) -> bytes:
     axis.spines[:].set_visible(False)
     if classes <= 36:
         for row, column in zip(*np.nonzero(confusion), strict=True):
-            colour = "white" if share[row, column] > 0.55 else INK
+            colour = "white" if fraction[row, column] > 0.55 else INK
             text = str(confusion[row, column])
             axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     axis.set_xlabel("prediction")
     axis.set_ylabel("truth")
-    canvas.colorbar(image, ax=axis, shrink=0.6, pad=0.02, label="share of the true class").outline.set_visible(False)
+    canvas.colorbar(image, ax=axis, shrink=0.6, pad=0.02, label="fraction of the true class").outline.set_visible(False)
     return as_svg(canvas)
 
 

@@ -124,11 +124,9 @@ def _pictures(evaluation: Evaluation) -> Iterable[str]:
         text = "Each row is a true class, each column what it was taken for. The diagonal is right."
         yield _section("Confusion", text, _image(svg, "confusion matrix"))
         recall = np.array([row["recall"] for row in class_rows(evaluation)])
-        text = "The share of each class's clips that were recognised."
+        text = "The fraction of each class's clips that were recognised."
         yield _section("Recall by class", text, _image(bars(names, recall, "Recall"), "bars"))
-    text = (
-        "How many of the clips given a class have it (precision), for each share of its clips that is found (recall)."
-    )
+    text = "How many of the clips given a class have it (precision), for each fraction of its clips found (recall)."
     yield _section("Precision and recall", text, _image(precision_recall(evaluation), "precision-recall curves"))
 
 

@@ -1,4 +1,4 @@
-"""Batches of an epoch, and the place in it where a run goes on, with any number of devices and clips a batch."""
+"""Batches of an epoch, and the place in it where a run resumes, with any number of devices and clips a batch."""
 
 from __future__ import annotations
 

@@ -128,9 +128,9 @@ def run_recipe(
     config_dir: str | Path | None = None,
     log: str | Path | None = None,
 ) -> RecipeRun:
-    """Train by a recipe in a process of its own, as ``eat train`` does, and return at once.
+    """Train by a recipe in a process of its own, as ``eat train`` does, and return immediately.
 
-    It goes on when this process ends; :meth:`RecipeRun.stop`, or a ``with`` block's end, stops it.
+    It continues when this process ends; :meth:`RecipeRun.stop`, or a ``with`` block's end, stops it.
 
     Args:
         name: the recipe, such as ``finetuning_demo``.

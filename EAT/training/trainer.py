@@ -5,7 +5,7 @@ on the device that optimiser and teacher go by. What the host must know, whether
 when the next update has been started. What is only logged is added up on the device, and reduced over devices once for
 each line of the log.
 
-On a CPU, where nothing is waited for, the host reads at once.
+On a CPU, where nothing is waited for, the host reads immediately.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def test_what_cannot_be_compiled_says_so_or_stops(
         else:
             model(batch).terms["frame"].backward()
             model(batch)
-            assert caplog.text.count("torch.compile gave up, so training goes on uncompiled") == 1
+            assert caplog.text.count("torch.compile gave up, so training continues uncompiled") == 1
 
 
 def test_masks_drawn_along_with_batches_are_those_of_the_network(manifest: Manifest) -> None:

@@ -246,9 +246,9 @@ def remove_split(data: Path, split: str) -> bool:
 def write_weights(data: Path, labels: Sequence[tuple[str, ...]]) -> None:
     """Write each clip's sampling weight: the sum over its labels of 1000 / (clips with that label + 0.01)."""
     counts = Counter(label for clip in labels for label in clip)
-    share = {label: 1000.0 / (count + 0.01) for label, count in counts.items()}
+    weight = {label: 1000.0 / (count + 0.01) for label, count in counts.items()}
     with replacing(data / WEIGHTS) as handle:
-        handle.writelines(f"{sum(map(share.__getitem__, clip)):.10g}\n" for clip in labels)
+        handle.writelines(f"{sum(map(weight.__getitem__, clip)):.10g}\n" for clip in labels)
     print(f"sampling weights of {len(labels):,} clips -> {data / WEIGHTS}")
 
 

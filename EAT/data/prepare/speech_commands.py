@@ -25,7 +25,7 @@ COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go
 UNKNOWN, SILENCE = "unknown", "silence"
 BACKGROUND = "_background_noise_"
 """The archive's folder of long recordings without words."""
-SHARES = {"train": (0.0, 0.8), "valid": (0.8, 0.9), "eval": (0.9, 1.0)}
+FRACTIONS = {"train": (0.0, 0.8), "valid": (0.8, 0.9), "eval": (0.9, 1.0)}
 """The part of each background recording, by its whole seconds, that is a split's silence."""
 
 
@@ -95,15 +95,15 @@ def write_silence(root: str, data: Path) -> dict[str, list[str]]:
     found = sorted(background.glob("*.wav"))
     if not found:
         raise DataError(f"{background} holds no recordings, of which silence is cut; unpack the whole archive.")
-    silence: dict[str, list[str]] = {split: [] for split in SHARES}
+    silence: dict[str, list[str]] = {split: [] for split in FRACTIONS}
     for path in found:
         try:
             samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise DataError(f"{path} cannot be read ({error}).") from None
         seconds = len(samples) // rate
-        for split, share in SHARES.items():
-            first, last = (round(edge * seconds) for edge in share)
+        for split, edges in FRACTIONS.items():
+            first, last = (round(edge * seconds) for edge in edges)
             for second in range(first, last):
                 target = data.absolute() / SILENCE / split / f"{path.stem}_{second:03d}.wav"
                 with replacing(target, "wb") as handle:

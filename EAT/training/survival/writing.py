@@ -1,4 +1,4 @@
-"""Writing checkpoints while training goes on: what is to be written is copied, and a thread does the rest."""
+"""Writing checkpoints while training continues: what is to be written is copied, and a thread does the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...errors import CheckpointError
 logger = logging.getLogger("EAT")
 
 RETRY_SECONDS = 60.0
-"""After a checkpoint could not be written, training goes on for so long before the next attempt."""
+"""After a checkpoint could not be written, training continues for so long before the next attempt."""
 
 
 def copied(state: Any) -> Any:
@@ -116,7 +116,7 @@ class Writer:
         except (CheckpointError, OSError) as error:
             self.failed_at = time.monotonic()
             logger.error(
-                f"no checkpoint after {updates} updates: {error} The run goes on, and tries again in "
+                f"no checkpoint after {updates} updates: {error} The run continues, and tries again in "
                 f"{RETRY_SECONDS:g} s or when the next one is due."
             )
         else:

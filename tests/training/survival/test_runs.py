@@ -233,7 +233,7 @@ def test_a_full_disk_does_not_end_the_run(clip_manifest: Path, tmp_path: Path, u
     )
     try:
         line = run.wait_for("no checkpoint after")
-        assert "cannot be written (File too large). The run goes on" in line
+        assert "cannot be written (File too large). The run continues" in line
         run.wait_for("no checkpoint after")
         assert not list(tmp_path.glob("*.pt")) and not list(tmp_path.glob(".*.partial"))
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
