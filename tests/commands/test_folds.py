@@ -10,6 +10,7 @@ import re
 import statistics
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def test_folds_are_trained_on_judged_and_summed_up(tmp_path: Path) -> None:
     assert "[train_inner][INFO]" in log.read_text() and "begin validation" in log.read_text()
 
     screen, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
     verbose = start(data / "fold1", save / "fold1", "-v", "optimization.max_update=6")  # finished, so it ends at once
     assert "[EAT][INFO] - the run in" in verbose.stdout and "is finished, with 6 updates" in verbose.stdout
     more = start(data / "fold1", save / "fold1", "optimization.max_update=8", stdout=subprocess.PIPE, stderr=terminal)
