@@ -21,4 +21,4 @@ class CheckpointError(EATError):
 
 
 class TrainingError(EATError):
-    """A run cannot go on: the model collapsed, or too many clips were unusable."""
+    """A run cannot continue: the model collapsed, or too many clips were unusable."""

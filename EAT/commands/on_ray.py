@@ -35,7 +35,7 @@ def add_ray_flags(top: argparse.ArgumentParser) -> None:
     add = top.add_argument_group("many machines").add_argument
     add("--ray", metavar="ADDRESS",
         help="run on the Ray cluster there (host:port; auto: this machine's; local: this machine alone); OUT is then a "
-        "folder of Parquet files with a row a recording, which the same command goes on filling")  # fmt: skip
+        "folder of Parquet files with a row a recording, which the same command continues to fill")  # fmt: skip
     add("--ray-actors", type=int, metavar="N", help="models at a time; by default what the cluster has room for")
     add("--ray-gpus", type=float, metavar="G",
         help="GPUs of a model; 0.25 puts four on one. By default 1 where the cluster has GPUs, else 0")  # fmt: skip
@@ -111,10 +111,8 @@ def _room(ray: Any, options: argparse.Namespace) -> _Room:
     gpus = options.ray_gpus
     if gpus is None:
         gpus = float(any(machine.get("GPU", 0) for machine in machines))
-    shares = [
-        (machine.get("CPU", 0) / cpus, machine.get("GPU", 0) / gpus if gpus else math.inf) for machine in machines
-    ]
-    fits = sum(int(min(share)) for share in shares)
+    rooms = [(machine.get("CPU", 0) / cpus, machine.get("GPU", 0) / gpus if gpus else math.inf) for machine in machines]
+    fits = sum(int(min(room)) for room in rooms)
     if not fits:
         raise ConfigError(
             f"no machine of the cluster has the {cpus:g} CPUs (1 + --num-workers) and {gpus:g} GPUs (--ray-gpus) that "
@@ -163,7 +161,7 @@ def _results(
             yield Written(result["done"], [Problem(*problem) for problem in result["problems"]])
     except ray.exceptions.RayError as error:
         said = " ".join(str(error).split())[-300:]
-        raise DataError(f"the cluster gave up ({said}); what is done stays, the same command goes on.") from None
+        raise DataError(f"the cluster gave up ({said}); what is done stays, the same command resumes.") from None
 
 
 def run_on_ray(options: argparse.Namespace, make_job: MakeJob) -> int:

@@ -88,7 +88,7 @@ def _add_clip_options(masks: argparse.ArgumentParser, features: argparse.Argumen
     masks.add_argument(
         "--target-length", type=int, metavar="FRAMES", help="frames of 10 ms it is padded or cut to; default all of it"
     )
-    masks.add_argument("--mask-prob", type=float, default=0.8, help="share of patches that is masked (default 0.8)")
+    masks.add_argument("--mask-prob", type=float, default=0.8, help="fraction of patches that is masked (default 0.8)")
     masks.add_argument("--mask-prob-adjust", type=float, default=0.07, help="as in the recipe (default 0.07)")
     masks.add_argument("--mask-length", type=int, default=5, help="side of a block in patches (default 5)")
     masks.add_argument("--clones", type=int, default=3, help="masked copies shown (default 3)")

@@ -140,7 +140,7 @@ def run_events(args: argparse.Namespace, model: EATModel) -> int:
     rows = {}
     for name, (metrics, weights) in found.items():
         rows[name] = [*metrics.psds.values(), metrics.segment_f1, metrics.onset_f1, metrics.mAP]
-        shown = " ".join(f"{share:.3f}" for share in weights) if len(weights) > 1 else "the last"
+        shown = " ".join(f"{weight:.3f}" for weight in weights) if len(weights) > 1 else "the last"
         print(f"{name:<10}" + "".join(f"{value:>12.4f}" for value in rows[name]) + f"   {shown}")
     draw_weights(args, {name: weights for name, (_, weights) in found.items()})
     if args.output:
@@ -295,8 +295,8 @@ def run(args: argparse.Namespace) -> int:
     )
     print_table(results, weights, unit)
     for name, (value, shared) in trained.items():
-        shares = " ".join(f"{share:.3f}" for share in shared)
-        print(f"head {name}: {value:.4f} {unit}" + (f", layers {shares}" if len(shared) > 1 else ""))
+        weighed = " ".join(f"{weight:.3f}" for weight in shared)
+        print(f"head {name}: {value:.4f} {unit}" + (f", layers {weighed}" if len(shared) > 1 else ""))
     draw_weights(args, {name: shared for name, (_, shared) in trained.items()})
     if args.output:
         write_table(args.output, results, weights, unit, {name: value for name, (value, _) in trained.items()})

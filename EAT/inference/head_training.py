@@ -258,7 +258,7 @@ def restore(path: Path, heads: dict[str, nn.Module], optimizers: dict[str, torch
             optimizers[name].load_state_dict(state["heads"][name]["optimizer"])
         return int(state["updates"])
     except (CheckpointError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be gone on from ({error}); remove it to begin anew.") from None
+        raise CheckpointError(f"{path} cannot be resumed from ({error}); remove it to begin anew.") from None
 
 
 @torch.no_grad()
@@ -279,10 +279,11 @@ def measure_heads(
         clips += batch.clips
         for name, head in heads.items():
             scores[name].append(_logits(head, blocks, real).float().cpu().numpy())
-    return clips, {name: HeadResult(np.concatenate(scores[name]), shares(head)) for name, head in heads.items()}
+    joined = {name: np.concatenate(rows) for name, rows in scores.items()}
+    return clips, {name: HeadResult(joined[name], layer_fractions(head)) for name, head in heads.items()}
 
 
-def shares(head: nn.Module) -> np.ndarray:
+def layer_fractions(head: nn.Module) -> np.ndarray:
     """(L,) a head's weights of the layers."""
     return layers_of(head).detach().softmax(dim=0).cpu().numpy()
 
@@ -315,4 +316,4 @@ def measure_events_of(
     if not clips:
         raise DataError(f"none of the {len(manifest):,} clips in {manifest.path} could be read.")
     found = {name: measure_events(scored[name], labels, model.patch_seconds, finding) for name in heads}
-    return clips, {name: (found[name], shares(head)) for name, head in heads.items()}
+    return clips, {name: (found[name], layer_fractions(head)) for name, head in heads.items()}

@@ -21,7 +21,7 @@ class Compiled:
 
     Args:
         function: over tensors.
-        or_stop: raise instead of going on without.
+        or_stop: raise instead of continuing uncompiled.
         options: for ``torch.compile``.
     """
 

@@ -273,7 +273,7 @@ class PretrainingSettings(MixtureSettings, TeacherSettings, DecoderSettings, Mas
 
     clone_batch: int = setting(16, "masked clones of each clip, which one teacher pass serves")
     compile: bool = setting(False, "compile with torch.compile; on a CPU this needs a C++ compiler")
-    compile_or_stop: bool = setting(False, "end a run that cannot be compiled, rather than say so and go on without")
+    compile_or_stop: bool = setting(False, "end a run that cannot be compiled, not only say so and continue")
 
     def check(self) -> None:
         """At least one clone, and no more blocks asked for than there are."""

@@ -106,14 +106,14 @@ class ClipBatches(EpochBatchIterator):
             raise ConfigError(
                 f"the run stopped inside epoch {epoch}, after {heard:,} of its clips, and this epoch has other clips "
                 "now, or has them in another order: the manifest, common.seed or the sampling weights were changed. "
-                "Set them back, or set checkpoint.reset_dataloader=true to go on with a new first epoch."
+                "Set them back, or set checkpoint.reset_dataloader=true to continue with a new first epoch."
             )
         if began_with == self.clips_a_batch and heard in ends:
             self.left = batches[int(np.searchsorted(ends, heard)) + 1 :]
         else:
             logger.info(
-                f"epoch {epoch} began in batches of {began_with} clips a device and goes on, after {heard:,} clips, in "
-                f"batches of {self.clips_a_batch}"
+                f"epoch {epoch} began in batches of {began_with} clips a device and continues, after {heard:,} clips, "
+                f"in batches of {self.clips_a_batch}"
             )
             self.left = _cut(np.concatenate(batches)[heard:], self.clips_a_batch)
         frequency = self.update_freq[min(epoch, len(self.update_freq)) - 1]

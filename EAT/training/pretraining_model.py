@@ -22,7 +22,7 @@ class EATPretrainingModelConfig(PretrainingSettings, FairseqDataclass):
 
     model_path: str | None = setting(
         "",
-        "checkpoint to go on from with a new optimiser and schedule: one of ours, a published fairseq one, or a "
+        "checkpoint to start from with a new optimiser and schedule: one of ours, a published fairseq one, or a "
         "published Hugging Face folder; null starts from scratch",
     )
 

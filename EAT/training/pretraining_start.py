@@ -1,4 +1,4 @@
-"""Pre-training that goes on from a checkpoint of any format: weights alone, so that optimiser and schedule are new."""
+"""Pre-training that starts from a checkpoint of any format: weights alone, so that optimiser and schedule are new."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _check_sizes(path: str, contents: Contents, wanted: PretrainingSettings, nam
         if not same:
             other.append(f"model.{name}={stored}")
     if other:
-        raise CheckpointError(f"{path} holds a model of other sizes; set {' '.join(other)} to go on from it.")
+        raise CheckpointError(f"{path} holds a model of other sizes; set {' '.join(other)} to start from it.")
 
 
 def _said(path: str, contents: Contents, decoder: bool, teacher: bool) -> str:

@@ -51,7 +51,7 @@ class EATPretrainingTask(ClipTask):
             self.start = {name: p.detach().clone() for name, p in model.named_parameters()}
         elif cfg.model_path is not None and cfg.mixtures:
             raise ConfigError(
-                "model.model_path is not set; mixtures go on from a finished EAT, model.model_path=CHECKPOINT, or from "
+                "model.model_path is not set; mixtures start from a finished EAT, model.model_path=CHECKPOINT, or from "
                 "scratch with model.model_path=null."
             )
         return model

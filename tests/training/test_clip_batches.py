@@ -154,7 +154,7 @@ def test_another_batch_goes_on_from_the_right_clip(clip_manifest: Path, tmp_path
     given = (*SMALLEST, f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}")
     train("pretraining_AS2M", *given, "optimization.max_update=5")
     run = train("pretraining_AS2M", *given, "dataset.batch_size=8", "optimization.max_update=18")
-    said = "epoch 1 began in batches of 4 clips a device and goes on, after 20 clips, in batches of 8"
+    said = "epoch 1 began in batches of 4 clips a device and continues, after 20 clips, in batches of 8"
     assert said in run.output
     assert len(losses(run.output)) == 13 and "end of epoch 1 " in run.output  # 104 clips are left, of 124
 

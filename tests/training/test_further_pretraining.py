@@ -121,7 +121,7 @@ def test_another_size_is_refused_with_the_settings_to_give(
         f"model.model_path={start}", expect=1,
     )  # fmt: skip
     wanted = "model.embed_dim=64 model.depth=3 model.decoder_width=64"
-    assert f"{start} holds a model of other sizes; set {wanted} to go on from it." in run.output
+    assert f"{start} holds a model of other sizes; set {wanted} to start from it." in run.output
     assert "Traceback" not in run.output and not list(tmp_path.glob("*.pt"))
 
 
@@ -136,7 +136,7 @@ def test_half_a_decoder_is_refused(conformance: Path, tmp_path: Path) -> None:
 def test_mixtures_do_not_begin_with_nothing_unless_that_is_asked_for(clip_manifest: Path, tmp_path: Path) -> None:
     given = (*TINY, *STILL, f"task.data={clip_manifest}", f"checkpoint.save_dir={tmp_path}")
     run = train("pretraining_SSLAM", *given, expect=1)
-    assert "model.model_path is not set; mixtures go on from a finished EAT" in run.output
+    assert "model.model_path is not set; mixtures start from a finished EAT" in run.output
     train("pretraining_SSLAM", *given, "model.model_path=null")
     resumed = train("pretraining_SSLAM", *given, "optimization.max_update=2", "criterion.weights.retention=0")
     assert len(resumed.lines) == 1 and "retention_loss" not in resumed.lines[0]  # it needs no file to start from

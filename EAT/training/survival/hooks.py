@@ -303,7 +303,7 @@ def _names_the_cause(original: Callable[..., Any]) -> Callable[..., Any]:
         if wanted and done >= wanted:
             logger.info(
                 f"the run in {cfg.checkpoint.save_dir} is finished, with {done} updates; a higher "
-                "optimization.max_update would go on with it."
+                "optimization.max_update would continue it."
             )
             return [None], True
         if patience.over(cfg.checkpoint.patience):

@@ -49,7 +49,7 @@ class StopRequest:
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     def _say_when_heard(self) -> None:
-        """Have a thread log a signal at once: handlers wait for the end of what runs in C++, which may take minutes."""
+        """Have a thread log signals; handlers wait for the end of what runs in C++, which may take minutes."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)

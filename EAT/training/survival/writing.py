@@ -75,7 +75,7 @@ class FrozenRun:
         return self._kept_by_task
 
     def release(self) -> None:
-        """Let training go on."""
+        """Let training continue."""
         self.named_at = self.named_at or time.monotonic()
         self.named.set()
 

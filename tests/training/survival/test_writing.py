@@ -1,4 +1,4 @@
-"""Checkpoints are written while training goes on, once for all their names; by the clock as well as by updates."""
+"""Checkpoints are written while training continues, once for all their names; by the clock as well as by updates."""
 
 from __future__ import annotations
 
