@@ -12,5 +12,6 @@ run() { echo "\$ $*" | tee -a "$log"; "$@" 2>&1 | tee -a "$log"; }
 run python -m tests.checkpoint.hostile_checkpoints --count 200 --seed 1
 run python -m tests.audio.hostile_recordings --count 3000 --seed 2
 run python -m tests.audio.hostile_packs --count 5000 --seed 1
+EAT_EVERY_RECIPE=1 run python -m pytest -q tests/training/test_every_recipe.py
 export EAT_STOPS=${EAT_STOPS:-30}
 run python -m pytest -q tests/training/survival/test_stops.py
