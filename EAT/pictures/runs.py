@@ -22,6 +22,8 @@ PANELS = {
     "clips_per_s": ("Clips per second", "linear"),
 }
 """Title and scale of the panels; what is logged besides has a panel of its own."""
+WORST_SKILL = -1.0
+"""The least skill that is shown: twice the error of knowing nothing. CLS's falls far below in short runs."""
 BOOKKEEPING = {
     "epoch", "update", "num_updates", "ups", "wps", "bsz", "wall", "train_wall", "gb_free", "clip", "loss_scale",
     "nonfinite", "masked_fraction", "ema_decay", "oom",
@@ -82,6 +84,11 @@ def draw_runs(runs: Mapping[str, Mapping[str, Statistics]]) -> Any:
         if not all(value > 0 for line in axes.lines for value in line.get_ydata()):
             scale = "linear"  # a term may be negative
         axes.set(title=title, xlabel="update", yscale=scale)
+        if panel == "*_skill":
+            low, high = axes.get_ylim()
+            if low < WORST_SKILL:
+                best = max(value for line in axes.lines for value in line.get_ydata())
+                axes.set_ylim(WORST_SKILL, min(high, max(best, 0.0) + 0.1))
         axes.tick_params(labelbottom=True)
         axes.grid(True)
         if scale == "log":

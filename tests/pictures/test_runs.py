@@ -57,6 +57,14 @@ def test_terms_that_are_not_positive_are_drawn_too(tmp_path: Path) -> None:
     assert low < -1 < -0.5 < high
 
 
+def test_a_skill_far_below_nothing_does_not_hide_the_other(tmp_path: Path) -> None:
+    skills = {"frame_skill": 0.4, "utterance_skill": -1000.0}
+    write_log(tmp_path, [as_json({"num_updates": update, **skills}) for update in (1, 2)])
+    (axes,) = (axes for axes in draw_runs({"one": read_log(tmp_path)}).axes if axes.lines)
+    low, high = axes.get_ylim()
+    assert axes.get_title(loc="left") == "Skill" and low == -1.0 and 0.4 < high < 1.0
+
+
 def test_a_log_of_bookkeeping_alone_is_a_sentence(tmp_path: Path) -> None:
     write_log(tmp_path, [as_json({"num_updates": 1, "wall": 3})])
     with pytest.raises(DataError, match="the log holds nothing that could be drawn"):
