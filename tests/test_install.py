@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +64,23 @@ class Installed:
         assert done.returncode == 0, done.stdout + done.stderr
         self.site = site
 
+    def hear(self, sound: Path, checkpoint: str) -> float:
+        """Serve the page from the empty folder, get it, and send it a sound; the seconds that it heard."""
+        command = [str(self.bin / "eat"), "serve", "--checkpoint", checkpoint, "--port", "0"]
+        with subprocess.Popen(
+            command, cwd=self.folder, env=clean(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as server:
+            try:
+                assert server.stdout is not None
+                url = next(re.findall(r"http://\S+", line)[0] for line in server.stdout if "open http" in line)
+                with urllib.request.urlopen(url, timeout=60) as page:
+                    assert 'id="drop"' in page.read().decode()
+                sent = urllib.request.Request(f"{url}sound", sound.read_bytes(), method="POST")
+                with urllib.request.urlopen(sent, timeout=60) as answer:
+                    return json.load(answer)["seconds"]
+            finally:
+                server.kill()
+
     def eat(self, line: str, expect: int = 0, **files: Path | str) -> str:
         """Run ``eat`` in the empty folder; returns what it says."""
         command = [str(self.bin / "eat"), *(word.format(**files) for word in line.split())]
@@ -94,6 +114,8 @@ def test_the_base_does_what_needs_no_extra(base: Installed) -> None:
     base.eat("prepare folder {clips} prepared --unlabelled", **files)
     assert (base.folder / "prepared" / "normalization.json").is_file()
     assert "EAT-base_epoch30_pretrain" in base.eat("weights list")
+    page = base.eat("serve --checkpoint {finetuned} --labels labels.csv --port 0", 2, **files)
+    assert "pip install 'eat-audio[plot]'" in page
     assert "pip install 'eat-audio[train]'" in base.eat("train --config-name pretraining_demo", 2)
     assert "invalid choice: 'no-such-command'" in base.eat("no-such-command", 2)
 
@@ -158,5 +180,6 @@ def test_the_source_distribution_trains_and_judges(built: Path, tmp_path: Path) 
     assert torch.load(user.folder / "own" / "checkpoint_last.pt")["cfg"]["dataset"]["batch_size"] == 8
     assert "linear" in user.eat("probe --data made/data --checkpoint own/checkpoint_last.pt --layers 0,-1")
     user.eat("export made/finetuning/checkpoint_last.pt fine.onnx")
+    assert user.hear(CLIPS / "elec_bell.flac", "made/finetuning/checkpoint_last.pt") == pytest.approx(0.278, abs=0.001)
     user.eat("weights push made/finetuning/checkpoint_last.pt me/sounds --folder sounds --no-upload")
     assert all((user.folder / name).is_file() for name in ("fine.onnx", "sounds/README.md"))
