@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.dataclass.configs import CheckpointConfig, CommonConfig
 from omegaconf import OmegaConf
 
 from EAT.__main__ import SUBCOMMANDS
@@ -318,12 +318,13 @@ def _has(config: object, key: str) -> bool:
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_settings_exist(guide: str) -> None:
-    """Every ``group.key`` that a guide names stands in a recipe, or is a setting of both tasks or of fairseq's
-    checkpoints that no recipe has.
+    """Every ``group.key`` that a guide names stands in a recipe, or is a setting of both tasks, or of fairseq's
+    own sections, that no recipe has.
     """
     recipes = [recipe(path.stem) for path in (ROOT / "config").glob("*.yaml")]
     recipes.append({"task": {field.name: None for field in fields(ClipTaskConfig)}})
-    recipes.append({"checkpoint": {field.name: None for field in fields(CheckpointConfig)}})
+    for section, known in (("checkpoint", CheckpointConfig), ("common", CommonConfig)):
+        recipes.append({section: {field.name: None for field in fields(known)}})
     groups = "common|task|dataset|distributed_training|criterion|optimizer|lr_scheduler|optimization|checkpoint|model"
     for code in inline_code(guide):
         found = re.match(rf"((?:{groups})\.[a-z_0-9.]+)(?:=|$)", code)
