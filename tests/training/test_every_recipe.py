@@ -59,6 +59,7 @@ def settings(name: str, data: dict[str, Path], manifest: Path) -> list[str]:
     folder = data["events" if recipe.task.labels == "events" else "clips"]
     classes = len((folder / "label_descriptors.csv").read_text().splitlines())
     own = [f"task.data={folder}", "task.target_length=128", "task.weights=null", "dataset.valid_subset=eval"]
+    own += [f"model.{size}=null" for size in ("embed_dim", "depth", "num_heads")]  # the checkpoint's
     return [*COMMON, *own, f"model.num_classes={classes}", f"model.model_path={CONFORMANCE / start}"]
 
 
