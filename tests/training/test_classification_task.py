@@ -340,7 +340,7 @@ def test_bad_data(multi: Path, tmp_path: Path, caplog, file: str, old: str, new:
         (["criterion.loss=hinge"], "criterion.loss is 'hinge'; it must be one of bce_per_positive"),
         (["criterion.loss=cross_entropy"], "criterion.loss=cross_entropy needs clips with one label each"),
         (["task.labels=single"], "2 labels; one label a clip is what task.labels=single asks for"),
-        (["task.labels=events"], "task.labels=events does not go with model.pooling=cls"),
+        (["task.labels=events", "task.roll=false"], "task.labels=events does not go with model.pooling=cls"),
         (["model.pooling=steps"], "task.labels=multi does not go with model.pooling=steps"),
         (["task.labels=events", "model.pooling=steps"], "the augmentation roll moves sounds in time"),
         (["task.norm_mean=1"], "only one of task.norm_mean and task.norm_std is set"),

@@ -109,7 +109,8 @@ def test_every_epoch_is_in_fairseq_s_own_order(clip_manifest: Path, devices: int
 
     def epochs(iterator_of: Callable[[FairseqTask, FairseqDataset, int], EpochBatchIterator]) -> list[list[list[int]]]:
         given = {"data": str(clip_manifest), "norm_mean": 0.0, "norm_std": 1.0, "target_length": 64}
-        of_other_sections = {"seed": 1, "train_subset": "train", "update_freq": [1], "cpu": True, "batch_size": 4}
+        of_other_sections = {"seed": 1, "train_subset": "train", "update_freq": [1], "cpu": True, "batch_size": 4,
+                             "max_update": 9}  # fmt: skip
         cfg = OmegaConf.structured(EATPretrainingConfig(**given, **of_other_sections))
         task = EATPretrainingTask(cfg)
         task.load_dataset("train")

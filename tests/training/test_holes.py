@@ -131,6 +131,7 @@ def test_holes_partner_no_one(manifest: Manifest) -> None:
 def test_a_classifiers_loss_leaves_holes_out(loss: str) -> None:
     class Task:
         multi_label = False
+        class_weights = staticmethod(lambda source: None)
 
     config = OmegaConf.merge(OmegaConf.structured(ClassificationCriterionConfig), {"loss": loss})
     criterion = ClassificationCriterion(Task(), config)
