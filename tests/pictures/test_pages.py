@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -42,7 +43,10 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def report(data: Path, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    command = ["--data", str(data), "--checkpoint", str(CHECKPOINT), "--target-length", "128", "--num-workers", "0"]
+    checkpoint = folder / "a_checkpoint_in_a_folder_whose_name_is_wider_than_a_telephone" / CHECKPOINT.name
+    checkpoint.parent.mkdir()
+    shutil.copy(CHECKPOINT, checkpoint)
+    command = ["--data", str(data), "--checkpoint", str(checkpoint), "--target-length", "128", "--num-workers", "0"]
     assert evaluate([*command, "--report", str(folder), "--sounds", "12"]) == 0
     return folder / "report.html"
 
@@ -213,7 +217,7 @@ def test_pages_can_be_read_by_all_and_ask_nobody(page, report: Path, map_page: P
 @pytest.fixture(scope="module")
 def map_page(data: Path, tmp_path_factory) -> Path:
     """A map of the clips, of features that are laid out by hand: two heaps and one clip far to the right."""
-    folder = tmp_path_factory.mktemp("map")
+    folder = tmp_path_factory.mktemp("a_map_in_a_folder_whose_name_is_wider_than_a_telephone")
     names = (data / "eval.tsv").read_text().splitlines()[1:]
     rng = np.random.default_rng(1)
     for number, line in enumerate(names):
