@@ -237,14 +237,18 @@ class EATTrainer(Trainer):
 
 
 def _logs_all(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Without it, what follows the last line of an epoch's log would be missing from the epoch's own line."""
+    """Without it, what follows the last line of an epoch's log would be missing from the epoch's own line.
+
+    It is part of the next line too, which is of as many updates as any other.
+    """
 
     @functools.wraps(original)
     def validate_and_save(
         cfg: Any, trainer: EATTrainer, task: Any, epoch_itr: Any, valid_subsets: Any, end_of_epoch: bool
     ) -> Any:
         if end_of_epoch or trainer.get_num_updates() >= (cfg.optimization.max_update or float("inf")):
-            trainer.flush()
+            with metrics.aggregate("train_inner"):
+                trainer.flush()
         return original(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
 
     return validate_and_save

@@ -112,12 +112,16 @@ def test_reading_late_changes_nothing_but_the_waiting(
     assert all(reads > 1 for reads, _ in waits(at_once).values())
 
 
+@pytest.mark.parametrize("updates_an_epoch", [3, 60])
 def test_a_line_has_the_mean_of_its_updates(
-    clip_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates_an_epoch: int
 ) -> None:
+    """Of several epochs' too: what was logged at an epoch's end is part of the line in which it ended."""
     monkeypatch.setenv("BAD", "-1")
-    each, _ = run(tmp_path / "each", clip_manifest, monkeypatch, True)
-    fifth, _ = run(tmp_path / "fifth", clip_manifest, monkeypatch, True, "common.log_interval=5")
+    lines = (clip_manifest / "train.tsv").read_text().splitlines()[: 1 + 2 * updates_an_epoch]
+    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")
+    each, _ = run(tmp_path / "each", tmp_path, monkeypatch, True)
+    fifth, _ = run(tmp_path / "fifth", tmp_path, monkeypatch, True, "common.log_interval=5")
     assert len(each.lines) == 10 and len(fifth.lines) == 2
     for name in ("loss", "gnorm", "bsz", "ema_decay"):
         for line, part in zip(fifth.lines, (each.values(name)[:5], each.values(name)[5:]), strict=True):
