@@ -112,8 +112,13 @@ class Ridge:
         scaled = (features - features.mean(axis=0)) / np.where(std > 1e-6, std, 1.0)
         x = torch.from_numpy(scaled)
         self.products = (x @ x.T / x.shape[1]).double()  # (clips, clips), mean of the diagonal 1
-        self.labels, self.groups = labels, groups
+        self.labels = labels
         self.one_hot = torch.eye(int(labels.max()) + 1, dtype=torch.float64)[torch.from_numpy(labels)]
+        self.regroup(groups)
+
+    def regroup(self, groups: np.ndarray) -> None:
+        """Divide the clips into other groups, (clips,) numbers."""
+        self.groups = groups
         self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
 
     def accuracies(self, train: tuple[int, ...], test: int) -> np.ndarray:
@@ -137,6 +142,16 @@ class Ridge:
         return self._known[key]
 
 
+def accuracy(layers: Sequence[Ridge], division: Division) -> float:
+    """Accuracy on the tested groups, of the layer and penalty that are best when training groups are left out."""
+    train, tests = division
+    inner = np.array(
+        [[layer.accuracies(tuple(g for g in train if g != held), held) for held in train] for layer in layers]
+    ).mean(axis=1)  # (layers, penalties)
+    layer, penalty = map(int, np.unravel_index(int(inner.argmax()), inner.shape))
+    return float(np.mean([layers[layer].accuracies(train, test)[penalty] for test in tests]))
+
+
 def scores(features: np.ndarray, task: Task) -> dict[str, list[float]]:
     """Accuracies by :func:`divisions`, a number a tested group.
 
@@ -145,13 +160,7 @@ def scores(features: np.ndarray, task: Task) -> dict[str, list[float]]:
         task: labels and groups.
     """
     layers = [Ridge(features[:, layer], task.labels, task.groups) for layer in range(features.shape[1])]
-    found: dict[str, list[float]] = {}
-    for name, divided in divisions(len(task.names)).items():
-        found[name] = []
-        for train, (test,) in divided:
-            inner = np.array(
-                [[layer.accuracies(tuple(g for g in train if g != held), held) for held in train] for layer in layers]
-            ).mean(axis=1)  # (layers, penalties)
-            layer, penalty = np.unravel_index(int(inner.argmax()), inner.shape)
-            found[name].append(float(layers[layer].accuracies(train, test)[penalty]))
-    return found
+    return {
+        name: [accuracy(layers, division) for division in divided]
+        for name, divided in divisions(len(task.names)).items()
+    }
