@@ -35,9 +35,10 @@ def main() -> None:
     made.add_argument("benchmark", help="a file of benchmarks/, the same in both")
     made.add_argument("--rounds", type=int, default=5, help="turns of both")
     made.add_argument("--json", type=Path, help="write every turn's times here")
-    made.add_argument("arguments", nargs=argparse.REMAINDER)
-    options = made.parse_args()
-    arguments = [argument for argument in options.arguments if argument != "--"]
+    own, arguments = sys.argv[1:], []
+    if "--" in own:
+        own, arguments = own[: own.index("--")], own[own.index("--") + 1 :]
+    options = made.parse_args(own)
     times: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for _ in range(options.rounds):
         for side, checkout in (("there", options.other.resolve()), ("here", HERE)):
