@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..comparison.folds import fine_tuned, frozen, read_folds, table
 from ..data.manifest import Manifest
@@ -58,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
 
 SHORT = ("optimization.max_update=60", "lr_scheduler.warmup_updates=10", "dataset.num_workers=0")
 """Fine-tunings on 36 clips, six of them in two minutes."""
+HERE = ("--num-workers", 0)
+"""So few clips are read before a process that reads them has started."""
 GUARDS = ("criterion.max_position_fraction=0.8", "criterion.guarded_from=150")
 """With these a run whose targets are little but positions ends in a sentence: docs/learning.md has one that does."""
 
@@ -80,6 +81,92 @@ there is more to learn from is measured in docs/science.md.
 """
 
 
+class Demo:
+    """The steps; each raises CalledProcessError where one of its commands fails."""
+
+    def __init__(self, folder: Path, settings: Sequence[str]) -> None:
+        self.folder, self.settings = folder, settings
+        self.data, self.families = folder / "data", folder / "families"
+        self.pretrained = folder / "pretraining" / "checkpoint_last.pt"
+        self.began = time.monotonic()
+
+    def step(self, title: str) -> None:
+        """Say what comes now, and when."""
+        print(f"\n\033[1m[{time.monotonic() - self.began:3.0f} s] {title}\033[0m", flush=True)
+
+    def pre_train(self) -> None:
+        """Prepare the data, pre-train, and ask whether that learned."""
+        self.step("1/8 Manifests, labels and normalisation constants of the clips")
+        eat("prepare", "folder", CLIPS / "clips", self.data, "--unlabelled", "--eval", 0, *HERE)
+        eat("prepare", "folder", CLIPS / "clips", self.families, "--labels", CLIPS / "families.csv",
+            "--label-column", "family", "--folds", 3, *HERE)  # fmt: skip
+        self.step("2/8 Pre-training a small EAT on all clips, without labels (config/pretraining_demo.yaml)")
+        eat("train", "--config-name", "pretraining_demo", f"task.data={self.data}",
+            f"checkpoint.save_dir={self.pretrained.parent}", *GUARDS, *self.settings)  # fmt: skip
+        self.step("3/8 Does it learn? What its targets and features are like")
+        eat("doctor", "--checkpoint", self.pretrained, "--source", self.data / "train.tsv")
+
+    def tuning(self, name: str, *start: str) -> list[str]:
+        """The command that fine-tunes fold by fold."""
+        mean, std = read_normalization(self.data)
+        return command(
+            "train", "--config-name", "finetuning_demo", "--folds", f"task.data={self.families}", *start,
+            f"checkpoint.save_dir={self.folder / name}", f"task.norm_mean={mean}", f"task.norm_std={std}",
+            *SHORT, *self.settings,
+        )  # fmt: skip
+
+    def fine_tune(self) -> None:
+        """Fine-tune from pre-training and from scratch, side by side, and compare."""
+        self.step("4/8 Fine-tuning it to tell six families of sounds apart, by config/finetuning_demo.yaml, fold by fold;")
+        print(f"      beside it the same network from scratch, whose log is {self.folder / 'from_scratch.log'}", flush=True)
+        one_core = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with open(self.folder / "from_scratch.log", "w") as log:
+            other = subprocess.Popen(self.tuning("from_scratch", *SIZES), env=one_core, stdout=log, stderr=log)
+            try:
+                subprocess.run(
+                    self.tuning("finetuning", f"model.model_path={self.pretrained}"), env=one_core, check=True
+                )
+                if other.wait():
+                    raise subprocess.CalledProcessError(other.returncode, other.args)
+            finally:
+                other.kill()
+        self.step("5/8 What pre-training was worth")
+        compared = compare(self.folder)
+        print(compared)
+        with replacing(self.folder / "comparison.txt") as handle:
+            handle.write(compared)
+
+    def use(self) -> None:
+        """Evaluate, predict, extract, draw."""
+        fold, classifier = self.families / "fold1", self.folder / "finetuning" / "fold1" / "checkpoint_last.pt"
+        self.step("6/8 One of the classifiers on clips that it was not trained on")
+        eat("evaluate", "--data", fold, "--split", "eval", "--checkpoint", classifier,
+            "--report", self.folder / "report", *HERE)  # fmt: skip
+        clips = Manifest(fold / "eval.tsv")
+        longest = max((clips.samples(index), clips.source(index)) for index in range(len(clips)))[1]
+        eat("predict", "--source", longest, "--checkpoint", classifier, "--top-k", 3)
+        self.step("7/8 Features of the clips that it was trained on")
+        eat("extract", "--source", fold / "train.tsv", "--output", self.folder / "features",
+            "--checkpoint", self.pretrained, "--granularity", "mean", *HERE)  # fmt: skip
+        self.step("8/8 Pictures")
+        pictures = self.folder / "pictures"
+        eat("plot", "masks", longest, "--target-length", 512, "--output", pictures / "masks.png")
+        eat("plot", "run", self.pretrained.parent, "--output", pictures / "pretraining.png")
+        eat("plot", "features", longest, "--checkpoint", self.pretrained, "--output", pictures / "features.png")
+        for drawn in (pictures / "map.png", self.folder / "map.html"):
+            eat("plot", "map", self.folder / "features", "--manifest", fold / "train.tsv", "--output", drawn)
+
+
+def command(*arguments: object) -> list[str]:
+    """One of ``eat``'s commands, as a process is started with it."""
+    return [sys.executable, "-m", "EAT", *map(str, arguments)]
+
+
+def eat(*arguments: object) -> None:
+    """Run one of ``eat``'s commands."""
+    subprocess.run(command(*arguments), check=True)
+
+
 def run(folder: Path, settings: Sequence[str] = ()) -> int:
     """Do one step after the other; returns 0, or the status of the first that fails. Raises ConfigError."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -90,74 +177,14 @@ def run(folder: Path, settings: Sequence[str] = ()) -> int:
             shutil.rmtree(folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
-    began = time.monotonic()
-
-    def step(title: str) -> None:
-        print(f"\n\033[1m[{time.monotonic() - began:3.0f} s] {title}\033[0m", flush=True)
-
-    def command(*arguments: object) -> list[str]:
-        return [sys.executable, "-m", "EAT", *map(str, arguments)]
-
-    def eat(*arguments: object, **how: Any) -> None:
-        subprocess.run(command(*arguments), check=True, **how)
-
-    here = ("--num-workers", 0)  # so few clips are read before a process that reads them has started
-    data, families = folder / "data", folder / "families"
-    pretrained = folder / "pretraining" / "checkpoint_last.pt"
-    classifier, held_out = folder / "finetuning" / "fold1" / "checkpoint_last.pt", families / "fold1" / "eval.tsv"
-    learned = families / "fold1" / "train.tsv"
-
-    def tuning(name: str, *start: str) -> list[str]:
-        mean, std = read_normalization(data)
-        return ["train", "--config-name", "finetuning_demo", "--folds", f"task.data={families}", *start,
-                f"checkpoint.save_dir={folder / name}", f"task.norm_mean={mean}", f"task.norm_std={std}",
-                *SHORT, *settings]  # fmt: skip
-
+    demo = Demo(folder, settings)
     try:
-        step("1/8 Manifests, labels and normalisation constants of the clips")
-        eat("prepare", "folder", CLIPS / "clips", data, "--unlabelled", "--eval", 0, *here)
-        eat("prepare", "folder", CLIPS / "clips", families, "--labels", CLIPS / "families.csv",
-            "--label-column", "family", "--folds", 3, *here)  # fmt: skip
-        step("2/8 Pre-training a small EAT on all clips, without labels (config/pretraining_demo.yaml)")
-        eat("train", "--config-name", "pretraining_demo", f"task.data={data}",
-            f"checkpoint.save_dir={pretrained.parent}", *GUARDS, *settings)  # fmt: skip
-        step("3/8 Does it learn? What its targets and features are like")
-        eat("doctor", "--checkpoint", pretrained, "--source", data / "train.tsv")
-        step("4/8 Fine-tuning it to tell six families of sounds apart, fold by fold (config/finetuning_demo.yaml);\n"
-             f"      beside it the same network from scratch, whose log is {folder / 'from_scratch.log'}")  # fmt: skip
-        one_core = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with open(folder / "from_scratch.log", "w") as log:
-            other = subprocess.Popen(command(*tuning("from_scratch", *SIZES)), env=one_core, stdout=log, stderr=log)
-            try:
-                eat(*tuning("finetuning", f"model.model_path={pretrained}"), env=one_core)
-                if other.wait():
-                    raise subprocess.CalledProcessError(other.returncode, other.args)
-            finally:
-                other.kill()
-        step("5/8 What pre-training was worth")
-        compared = compare(folder)
-        print(compared)
-        with replacing(folder / "comparison.txt") as handle:
-            handle.write(compared)
-        step("6/8 One of the classifiers on clips that it was not trained on")
-        eat("evaluate", "--data", held_out.parent, "--split", "eval", "--checkpoint", classifier,
-            "--report", folder / "report", *here)  # fmt: skip
-        clips = Manifest(held_out)
-        longest = max((clips.samples(index), clips.source(index)) for index in range(len(clips)))[1]
-        eat("predict", "--source", longest, "--checkpoint", classifier, "--top-k", 3)
-        step("7/8 Features of the clips that it was trained on")
-        eat("extract", "--source", learned, "--output", folder / "features", "--checkpoint", pretrained,
-            "--granularity", "mean", *here)  # fmt: skip
-        step("8/8 Pictures")
-        pictures = folder / "pictures"
-        eat("plot", "masks", longest, "--target-length", 512, "--output", pictures / "masks.png")
-        eat("plot", "run", pretrained.parent, "--output", pictures / "pretraining.png")
-        eat("plot", "features", longest, "--checkpoint", pretrained, "--output", pictures / "features.png")
-        for drawn in (pictures / "map.png", folder / "map.html"):
-            eat("plot", "map", folder / "features", "--manifest", learned, "--output", drawn)
+        demo.pre_train()
+        demo.fine_tune()
+        demo.use()
     except subprocess.CalledProcessError as error:
         return error.returncode
-    step(f"Done. What there is now, in {folder}/:")
+    demo.step(f"Done. What there is now, in {folder}/:")
     for name, what in MADE.items():
         print(f"  {name if '.' in name else name + '/':<28}{what}")
     return 0
