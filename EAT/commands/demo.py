@@ -117,10 +117,11 @@ class Demo:
 
     def fine_tune(self) -> None:
         """Fine-tune from pre-training and from scratch, side by side, and compare."""
-        self.step("4/8 Fine-tuning it to tell six families of sounds apart, by config/finetuning_demo.yaml, fold by fold;")
-        print(f"      beside it the same network from scratch, whose log is {self.folder / 'from_scratch.log'}", flush=True)
+        log_file = self.folder / "from_scratch.log"
+        self.step("4/8 Fine-tuning it to tell six families of sounds apart, fold by fold; beside it the same network")
+        print(f"from scratch, whose log is {log_file} (config/finetuning_demo.yaml)", flush=True)
         one_core = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with open(self.folder / "from_scratch.log", "w") as log:
+        with open(log_file, "w") as log:
             other = subprocess.Popen(self.tuning("from_scratch", *SIZES), env=one_core, stdout=log, stderr=log)
             try:
                 subprocess.run(
