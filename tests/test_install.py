@@ -178,8 +178,9 @@ def test_the_source_distribution_trains_and_judges(built: Path, tmp_path: Path) 
         f"train --config-dir mine --config-name pretraining_demo task.data=made/data checkpoint.save_dir=own {short}"
     )
     assert torch.load(user.folder / "own" / "checkpoint_last.pt")["cfg"]["dataset"]["batch_size"] == 8
-    assert "linear" in user.eat("probe --data made/data --checkpoint own/checkpoint_last.pt --layers 0,-1")
-    user.eat("export made/finetuning/checkpoint_last.pt fine.onnx")
-    assert user.hear(CLIPS / "elec_bell.flac", "made/finetuning/checkpoint_last.pt") == pytest.approx(0.278, abs=0.001)
-    user.eat("weights push made/finetuning/checkpoint_last.pt me/sounds --folder sounds --no-upload")
+    assert "linear" in user.eat("probe --data made/families/fold1 --checkpoint own/checkpoint_last.pt --layers 0,-1")
+    classifier = "made/finetuning/fold1/checkpoint_last.pt"
+    user.eat(f"export {classifier} fine.onnx")
+    assert user.hear(CLIPS / "elec_bell.flac", classifier) == pytest.approx(0.278, abs=0.001)
+    user.eat(f"weights push {classifier} me/sounds --folder sounds --no-upload")
     assert all((user.folder / name).is_file() for name in ("fine.onnx", "sounds/README.md"))
