@@ -93,20 +93,20 @@ def live_and_die(folder: Path, data: Path, kills: int, given: tuple[str, ...]) -
     return output + train("pretraining_AS2M", *common).output, during_save
 
 
-@pytest.mark.parametrize(("undisturbed", "kills"), [("bf16", 10), ("float32", 4)], indirect=["undisturbed"])
-def test_kills_change_nothing(clip_manifest: Path, tmp_path: Path, undisturbed: Undisturbed, kills: int) -> None:
-    folders = [tmp_path / "one", tmp_path / "two"]  # two runs at a time, each killed so often
+@IN_BOTH
+def test_twenty_kills_change_nothing(clip_manifest: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]  # two runs at a time, each killed ten times
     with ThreadPoolExecutor(2) as pool:
-        lives = list(pool.map(lambda folder: live_and_die(folder, clip_manifest, kills, undisturbed.given), folders))
-    FIGURES.append(f"{2 * kills} runs killed, {sum(met for _, met in lives)} of them during a save")
-    assert sum(met for _, met in lives) >= kills // 4
+        lives = list(pool.map(lambda folder: live_and_die(folder, clip_manifest, 10, undisturbed.given), folders))
+    FIGURES.append(f"20 runs killed, {sum(kills for _, kills in lives)} of them during a save")
+    assert sum(kills for _, kills in lives) >= 3
     expected = losses(undisturbed.run.output)
     assert len(expected) == UPDATES
     for folder, (output, _) in zip(folders, lives, strict=True):
         assert "is damaged" not in output
         lived = losses(output)
         missing = expected.keys() - lived.keys()
-        assert len(missing) <= kills and UPDATES not in missing  # a line cut off, or not logged yet, at a kill
+        assert len(missing) <= 10 and UPDATES not in missing  # a line cut off, or not logged yet, at a kill
         assert lived == pytest.approx({update: expected[update] for update in lived}, rel=1e-6)
         assert_same_end(folder, undisturbed.folder)
 
