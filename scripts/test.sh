@@ -12,4 +12,4 @@ ruff format --check .
 mypy
 # Two files at a time, a thread each: most tests wait for processes that they start.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-python -m pytest --numprocesses 2 --dist loadfile "$@"
+python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -3,6 +3,7 @@
 import importlib
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ from .browser import browser, page  # noqa: F401, one browser for all tests
 ROOT = Path(__file__).resolve().parents[1]
 CONFORMANCE = ROOT / "tests" / "conformance"
 CLIPS = ROOT / "data" / "clips"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of slow tests come first, so that none is left alone on one of the workers at the end."""
+    slow = Counter(item.path for item in items if {"slow", "faults"} & {mark.name for mark in item.iter_markers()})
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def import_torchaudio() -> types.ModuleType:

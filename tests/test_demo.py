@@ -57,11 +57,14 @@ def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
     assert accuracies == pytest.approx(logged, abs=1e-4)
     assert found["fine-tuned from pre-training"] == [round(100 * np.mean(accuracies))]  # folds of equal size
 
-    settings = [
-        EAT.load(demo / name / "checkpoint_last.pt").encoder.settings
-        for name in ("pretraining", "finetuning/fold1", "from_scratch/fold1")
+    sizes = [
+        (model.embed_dim, model.depth, model.encoder.settings.num_heads, model.encoder.settings.patch_size)
+        for model in (
+            EAT.load(demo / name / "checkpoint_last.pt")
+            for name in ("pretraining", "finetuning/fold1", "from_scratch/fold1")
+        )
     ]
-    assert settings[0] == settings[1] == settings[2]
+    assert sizes[0] == sizes[1] == sizes[2]
     features = list((demo / "features").rglob("*.npy"))
     assert len(features) == 36 and all(np.load(feature).shape == (128,) for feature in features)
 

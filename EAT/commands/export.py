@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..inference.model import load
@@ -43,12 +44,24 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 0 or 2."""
     options = parser().parse_args(arguments)
-    # The exporter talks of packages that are not installed and of its own deprecations, the quantiser of advice.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    logging.getLogger().setLevel(logging.ERROR)
-    for category in (FutureWarning, DeprecationWarning, UserWarning):
-        warnings.filterwarnings("ignore", category=category)
-    return exit_status(lambda: run(options))
+    with _hushed():
+        return exit_status(lambda: run(options))
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep from the console what the exporter says of packages that are missing, and the quantiser by way of advice."""
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "root")}
+    try:
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            for category in (FutureWarning, DeprecationWarning, UserWarning):
+                warnings.filterwarnings("ignore", category=category)
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,5 +1,8 @@
 """ONNX files compute what the model computes, in onnxruntime, at any batch size and length."""
 
+import logging
+import warnings
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -99,6 +102,12 @@ def test_a_front_end_that_needs_all_of_a_clip_begins_at_the_filterbank(tmp_path,
     assert main([str(CONFORMANCE / "bat_pretrain.pt"), str(tmp_path / "m.onnx"), "--from", "waveform"]) == 2
     assert "'decibels' has no graph from the waveform on" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_program_says_and_warns_of_afterwards_is_as_before(tmp_path):
+    before = (logging.getLogger().level, logging.getLogger("torch.onnx").level, list(warnings.filters))
+    assert main([str(CONFORMANCE / "official_pretrain.pt"), str(tmp_path / "m.onnx"), "--no-check"]) == 0
+    assert (logging.getLogger().level, logging.getLogger("torch.onnx").level, list(warnings.filters)) == before
 
 
 def test_unusable_arguments(tmp_path, capsys):
