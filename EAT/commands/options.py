@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import torch
 
 from ..checkpoint.formats import WEIGHTS
 from ..errors import ConfigError
+from ..inference.devices import usable_device
 from ..inference.event_metrics import Finding
 from ..inference.model import EATModel, load
 from ..pictures.listening import SOUNDS
 from ..system import available_memory, default_workers, keep_freed_memory, slow_on_cpu
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-DEVICES = ("cpu", "cuda")
-"""Kinds of them that results were compared on; others, such as mps, are refused rather than trusted."""
 ONE_LABEL, SEVERAL_LABELS, EVENTS = "single-label", "multi-label", "events"
 
 
@@ -136,18 +134,7 @@ def multi_label(task: str) -> bool | None:
 
 def choose_device(name: str | None) -> torch.device:
     """The device called ``name``; None is CUDA where there is any. Raises ConfigError for one that cannot be used."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in DEVICES:
-            raise ConfigError(f"--device {name} was never tried with EAT; take one of {', '.join(DEVICES)}.")
-        if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(f"--device {name} cannot be used ({reason}); try --device cpu.") from None
-    return device
+    return usable_device(name or ("cuda" if torch.cuda.is_available() else "cpu"), "--device")
 
 
 def open_model(options: argparse.Namespace) -> EATModel:

@@ -19,6 +19,7 @@ from ..checkpoint.classes import check_same
 from ..data.labels import read_descriptors
 from ..errors import CheckpointError, ConfigError
 from ..network.patches import real_patches
+from .devices import usable_device
 from .loaded import Layers
 from .readouts import READOUTS, summarise
 from .scoring import BATCH_SIZE, ScoringModel
@@ -71,11 +72,13 @@ def load(
     Raises:
         CheckpointError: where the checkpoint cannot be read or fetched, holds no teacher that was asked for, or has
             other classes than the label descriptors.
-        ConfigError: for normalisation that cannot work, or labels that are not as many as the classes.
+        ConfigError: for normalisation that cannot work, labels that are not as many as the classes, or a device that
+            cannot be used or was never tried.
         DataError: for label descriptors that cannot be read.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigError(f"a checkpoint is given by its path, not as {told(path)}.")
+    where = None if device is None else usable_device(device)
     model = EATModel(read_checkpoint(path, weights))
     if labels is not None:
         if isinstance(labels, (str, os.PathLike)):
@@ -93,7 +96,7 @@ def load(
         mean = model.front_end.norm_mean if norm_mean is None else norm_mean
         std = model.front_end.norm_std if norm_std is None else norm_std
         model.front_end = replace(model.front_end, norm_mean=mean, norm_std=std)
-    return model.eval() if device is None else model.eval().to(device)
+    return model.eval() if where is None else model.eval().to(where)
 
 
 def check_model(model: Any) -> None:

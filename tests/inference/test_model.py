@@ -275,6 +275,12 @@ def test_what_holds_no_samples_is_a_sentence() -> None:
             model.extract(given)
 
 
+@pytest.mark.parametrize("device", ["mps", "tpu9", "cuda:77", torch.device("meta"), 0.5])
+def test_a_device_that_cannot_be_used_or_was_never_tried_is_a_sentence(device: object) -> None:
+    with pytest.raises(ConfigError, match=f"^device {device} (was never tried|cannot be used)[^\\n]*$"):
+        EAT.load(CONFORMANCE / "official_pretrain.pt", device=device)  # type: ignore[arg-type]
+
+
 def test_a_path_where_a_model_is_expected_is_a_sentence(tmp_path: Path) -> None:
     path, clip = CONFORMANCE / "official_finetune.pt", str(CLIPS / "tabla_na.flac")
     for call in (
