@@ -150,7 +150,7 @@ class MixturePretraining(Pretraining):
 
     def compare(self, batch: Batch, student: Student, targets: Targets) -> Comparison:
         """As :meth:`Pretraining.compare`; the figures of learning are of clips alone, as a mixture is no other clip."""
-        comparison = super().compare(batch, student, targets)
-        real = comparison.real.clone()
+        predictions, masked_targets, cls, _, masks, real, counts = super().compare(batch, student, targets)
+        real = real.clone()
         real[len(real) // 2 :] = False
-        return comparison._replace(real=real)
+        return Comparison(predictions, masked_targets, cls, targets, masks, real, counts)
