@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import shutil
@@ -101,8 +102,9 @@ class Demo:
         eat("prepare", "folder", CLIPS / "clips", self.families, "--labels", CLIPS / "families.csv",
             "--label-column", "family", "--folds", 3, *HERE)  # fmt: skip
         self.step("2/8 Pre-training a small EAT on all clips, without labels (config/pretraining_demo.yaml)")
-        eat("train", "--config-name", "pretraining_demo", f"task.data={self.data}",
+        training = command("train", "--config-name", "pretraining_demo", f"task.data={self.data}",
             f"checkpoint.save_dir={self.pretrained.parent}", *GUARDS, *self.settings)  # fmt: skip
+        subprocess.run(training, check=True)
         self.step("3/8 Does it learn? What its targets and features are like")
         eat("doctor", "--checkpoint", self.pretrained, "--source", self.data / "train.tsv")
 
@@ -163,9 +165,10 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "EAT", *map(str, arguments)]
 
 
-def eat(*arguments: object) -> None:
-    """Run one of ``eat``'s commands."""
-    subprocess.run(command(*arguments), check=True)
+def eat(name: str, *arguments: object) -> None:
+    """Run one of ``eat``'s commands in this process, which has imported already what they share."""
+    if status := importlib.import_module(f"EAT.commands.{name}").main(list(map(str, arguments))):
+        raise subprocess.CalledProcessError(status, name)
 
 
 def run(folder: Path, settings: Sequence[str] = ()) -> int:

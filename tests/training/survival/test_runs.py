@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import random
@@ -9,6 +10,7 @@ import resource
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -44,20 +46,29 @@ class Undisturbed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    request: pytest.FixtureRequest, clip_manifest: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Undisturbed:
-    """A run of ``UPDATES`` updates that nothing happens to."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    given = (*SMALLEST, *PRECISIONS[getattr(request, "param", "bf16")])
-    run = train(
-        "pretraining_AS2M",
-        *given,
-        f"task.data={clip_manifest}",
-        f"checkpoint.save_dir={folder}",
-        f"optimization.max_update={UPDATES}",
-    )
-    return Undisturbed(folder, run, given)
+def undisturbed_in(clip_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Undisturbed]:
+    """Runs of ``UPDATES`` updates that nothing happens to, by precision, each made when it is first asked for."""
+
+    @functools.cache
+    def made(precision: str) -> Undisturbed:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        given = (*SMALLEST, *PRECISIONS[precision])
+        run = train(
+            "pretraining_AS2M",
+            *given,
+            f"task.data={clip_manifest}",
+            f"checkpoint.save_dir={folder}",
+            f"optimization.max_update={UPDATES}",
+        )
+        return Undisturbed(folder, run, given)
+
+    return made
+
+
+@pytest.fixture
+def undisturbed(request: pytest.FixtureRequest, undisturbed_in: Callable[[str], Undisturbed]) -> Undisturbed:
+    """The one in a test's precision."""
+    return undisturbed_in(getattr(request, "param", "bf16"))
 
 
 def live_and_die(folder: Path, data: Path, kills: int, given: tuple[str, ...]) -> tuple[str, int]:
@@ -93,22 +104,25 @@ def live_and_die(folder: Path, data: Path, kills: int, given: tuple[str, ...]) -
     return output + train("pretraining_AS2M", *common).output, during_save
 
 
-@IN_BOTH
-def test_twenty_kills_change_nothing(clip_manifest: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
-    folders = [tmp_path / "one", tmp_path / "two"]  # two runs at a time, each killed ten times
+def test_twenty_kills_change_nothing(
+    clip_manifest: Path, tmp_path: Path, undisturbed_in: Callable[[str], Undisturbed]
+) -> None:
+    """Two runs at a time, one in each precision, each killed ten times."""
+    wanted = {precision: undisturbed_in(precision) for precision in PRECISIONS}
     with ThreadPoolExecutor(2) as pool:
-        lives = list(pool.map(lambda folder: live_and_die(folder, clip_manifest, 10, undisturbed.given), folders))
+        lives = list(
+            pool.map(lambda name: live_and_die(tmp_path / name, clip_manifest, 10, wanted[name].given), PRECISIONS)
+        )
     FIGURES.append(f"20 runs killed, {sum(kills for _, kills in lives)} of them during a save")
     assert sum(kills for _, kills in lives) >= 3
-    expected = losses(undisturbed.run.output)
-    assert len(expected) == UPDATES
-    for folder, (output, _) in zip(folders, lives, strict=True):
+    for precision, (output, _) in zip(PRECISIONS, lives, strict=True):
         assert "is damaged" not in output
-        lived = losses(output)
+        lived, expected = losses(output), losses(wanted[precision].run.output)
+        assert len(expected) == UPDATES
         missing = expected.keys() - lived.keys()
         assert len(missing) <= 10 and UPDATES not in missing  # a line cut off, or not logged yet, at a kill
         assert lived == pytest.approx({update: expected[update] for update in lived}, rel=1e-6)
-        assert_same_end(folder, undisturbed.folder)
+        assert_same_end(tmp_path / precision, wanted[precision].folder)
 
 
 @IN_BOTH
