@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
 from ..network.decoder import TransformerDecoder
 from ..network.front_end import FRONT_ENDS, FrontEnd
 from ..network.settings import ClassifierSettings, EncoderSettings, PretrainingSettings, check_type
+from ..network.unfilled import unfilled
 from .completing import complete
 from .contents import DECODER, ENCODER, POSITIONS, TEACHER, Contents
 from .names import (
@@ -172,7 +172,7 @@ def _read_pretraining(path: str, state: dict[str, Any], args: Mapping[str, Any])
         found = _decoder_sizes(path, tensors, args)
     settings = pretraining(encoder, args, **found)
     if isinstance(decoder, dict):
-        with torch.device("meta"):
+        with unfilled():
             expected = TransformerDecoder(settings).state_dict()
         for name, value in expected.items():
             check_tensor(path, tensors, DECODER + name, tuple(value.shape))

@@ -14,6 +14,7 @@ from ..network.encoder import Encoder
 from ..network.patches import Grid
 from ..network.positions import POSITIONS as RULES
 from ..network.settings import SIZES, ClassifierSettings, EncoderSettings
+from ..network.unfilled import unfilled
 from .contents import ENCODER, POSITIONS
 from .validation import sized
 
@@ -65,7 +66,7 @@ def encoder_settings(path: str, tensors: Mapping[str, Tensor], known: Mapping[st
 
 def check_encoder(path: str, tensors: Mapping[str, Tensor], settings: EncoderSettings, prefix: str = ENCODER) -> None:
     """Raise CheckpointError unless the tensors below ``prefix`` are an encoder's: all, in shape, no more."""
-    with torch.device("meta"):
+    with unfilled():
         expected = Encoder(settings).state_dict()
     expected.pop(POSITIONS)
     for name, value in expected.items():
@@ -92,7 +93,7 @@ def check_encoder(path: str, tensors: Mapping[str, Tensor], settings: EncoderSet
 
 def check_head(path: str, tensors: Mapping[str, Tensor], settings: ClassifierSettings) -> None:
     """Raise CheckpointError unless a classification head is there, in shape."""
-    with torch.device("meta"):
+    with unfilled():
         expected = Classifier(settings).state_dict()
     for name, value in expected.items():
         if not name.startswith(ENCODER):

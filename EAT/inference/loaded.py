@@ -24,6 +24,7 @@ from ..network.classifier import Classifier
 from ..network.encoder import Encoder
 from ..network.front_end import FrontEnd
 from ..network.settings import ClassifierSettings
+from ..network.unfilled import unfilled
 from .batches import Batch, Bucketing
 from .sounds import Sound, as_samples, is_pair, is_path, no_samples, told
 
@@ -46,7 +47,7 @@ class LoadedModel(nn.Module):
         self.classes = checkpoint.classes
         """What a fine-tuned model's classes are called, where its checkpoint says so."""
         self.network: Encoder | Classifier
-        with torch.device("meta"):  # no random numbers are drawn only to be overwritten
+        with unfilled():
             if isinstance(checkpoint.settings, ClassifierSettings):
                 self.network = Classifier(checkpoint.settings)
             else:

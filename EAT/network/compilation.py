@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from ..errors import ConfigError
 
@@ -26,11 +25,14 @@ class Compiled:
     """
 
     def __init__(self, function: Callable[..., Any], or_stop: bool = False, **options: Any) -> None:
+        from torch._dynamo.exc import TorchDynamoException  # a second that only those wait for who compile
+
         # Within DDP, several graphs would overlap the gradients' averaging with the backward pass; one is worth more.
         torch._dynamo.config.optimize_ddp = False
         self.function = function
         self.or_stop = or_stop
         self.fell_back = False
+        self._giving_up = TorchDynamoException
         self._compiled = torch.compile(function, dynamic=False, fullgraph=True, **options)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -39,7 +41,7 @@ class Compiled:
             return self.function(*arguments)
         try:
             return self._compiled(*arguments)
-        except TorchDynamoException as error:
+        except self._giving_up as error:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             if self.or_stop:
                 raise ConfigError(

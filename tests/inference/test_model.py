@@ -218,6 +218,17 @@ def test_importing_the_package_imports_little():
     assert "AttributeError: module 'EAT' has no attribute 'nothing'" in run.stderr
 
 
+@pytest.mark.parametrize("name", ["official_pretrain.pt", "official_finetune.pt", "bat_pretrain.pt", "hf_finetune"])
+def test_a_model_is_opened_and_asked_without_importing_a_compiler(name):
+    """Which PyTorch does, for instance, to draw random numbers that have no storage: over a second at every start."""
+    code = f"""import sys, EAT
+model = EAT.load({str(CONFORMANCE / name)!r})
+print(model.extract({str(CLIPS / "elec_bell.flac")!r}).shape[-1] == model.embed_dim)
+print(sorted(set(sys.modules) & {{"torch._dynamo", "sympy", "fairseq", "sklearn", "matplotlib"}}))"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("True\n[]\n", "")
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_batches_are_as_large_as_asked_for(waveforms, batch_size):
     """64 clips of 10 s at once, not twice 32; and the features are the same whatever the batch."""
