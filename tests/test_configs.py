@@ -193,7 +193,7 @@ CHANGED = {
     "pretraining_demo": {
         "model.ema_decay": 0.99,
         "model.ema_end_decay": 0.999,
-        "optimization.max_update": 700,
+        "optimization.max_update": 900,
     },
     "finetuning_demo": {"model.pooling": "mean", "task.crop": "random"},
 }

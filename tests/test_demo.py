@@ -49,7 +49,7 @@ def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
              re.findall(r"^([a-z][\w\-,' ]+?)  +(\d.*)$", compared, re.MULTILINE)}  # fmt: skip
     assert list(found) == ["spectrogram's statistics", "network, untrained", "network, pre-trained",
                            "fine-tuned from scratch", "fine-tuned from pre-training"]  # fmt: skip
-    assert found["network, pre-trained"][0] >= found["network, untrained"][0] + 5  # ten after 800 updates
+    assert found["network, pre-trained"][0] >= found["network, untrained"][0] + 5  # twelve, seen
     assert found["network, pre-trained"][0] > found["spectrogram's statistics"][0]
     assert found["fine-tuned from pre-training"][0] > 1.5 * 100 / 6
     accuracies = [float(value) for value in re.findall(r"^fold\d: accuracy ([\d.]+)", done.stdout, re.MULTILINE)]
