@@ -10,6 +10,6 @@ install_environment requirements.txt requirements-test.txt
 ruff check .
 ruff format --check .
 mypy
-# Three files at a time, a thread each: most tests wait for processes that they start, or for something not to happen.
+# Two files at a time, a thread each: most tests wait for processes that they start.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"
+python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
@@ -46,6 +47,8 @@ SILENCE_SECONDS = 15.0
 """A connection on which nothing arrives for so long is closed."""
 LINGER_SECONDS = 2.0
 """How long what is still on its way is listened to after an answer."""
+END_SECONDS = 10.0
+"""How long what is under way is waited for when the server ends."""
 BLOCK = 1 << 16
 
 
@@ -93,6 +96,8 @@ class SoundServer(ThreadingHTTPServer):
         self.connections = threading.BoundedSemaphore(CONNECTIONS)
         self.waiting = threading.BoundedSemaphore(WAITING)
         self.computing = threading.Lock()
+        self.ending = threading.Event()
+        self.answering: dict[threading.Thread, Any] = {}
         super().__init__(address, Handler)
 
     @property
@@ -109,7 +114,10 @@ class SoundServer(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own, where not too many are open."""
         if self.connections.acquire(blocking=False):
-            super().process_request(request, client_address)
+            arguments = (request, client_address)
+            thread = threading.Thread(target=self.process_request_thread, args=arguments, daemon=True)
+            thread.start()
+            self.answering = {t: r for t, r in self.answering.items() if t.is_alive()} | {thread: request}
         else:
             self.shutdown_request(request)
 
@@ -119,6 +127,21 @@ class SoundServer(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             self.connections.release()
+
+    def server_close(self) -> None:
+        """Close, and end what is under way: uploads at once, computing between two batches.
+
+        A thread that were left in PyTorch's code while Python ends would take the process down with it.
+        """
+        super().server_close()
+        self.ending.set()
+        under_way = list(self.answering.items())
+        for _, request in under_way:
+            with contextlib.suppress(OSError):  # it is closed already
+                request.shutdown(socket.SHUT_RD)
+        until = time.monotonic() + END_SECONDS
+        for thread, _ in under_way:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say on stderr what went wrong, unless whoever asked has gone."""
@@ -221,6 +244,8 @@ class Handler(BaseHTTPRequestHandler):
             until = time.monotonic() + limits.timeout
 
             def check() -> None:
+                if self.server.ending.is_set():
+                    raise TooMuch(HTTPStatus.SERVICE_UNAVAILABLE, "The server has been stopped.")
                 if time.monotonic() > until:
                     raise TooMuch(
                         HTTPStatus.SERVICE_UNAVAILABLE,

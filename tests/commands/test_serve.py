@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -202,6 +203,7 @@ def test_many_at_once_are_served_or_told_to_come_back(served: Served) -> None:
     slow = [socket.create_connection((served.host, served.port)) for _ in range(4)]
     for connection in slow:
         connection.sendall(head + b"RIFF")
+    time.sleep(1)  # all four are being read from
     end = time.monotonic() + 10
     while (answer := served.ask("POST", "/sound", wav(0.5)))[0] != 503 and time.monotonic() < end:
         time.sleep(0.05)
@@ -230,7 +232,21 @@ def test_uploads_and_computing_end_in_time(tmp_path: Path) -> None:
             assert b" 408 " in received and b"The upload took longer than 2 s" in received + drip.recv(4096)
         assert quick.ask("POST", "/sound", wav(0.2))[0] == 200  # and others are served
     finally:
-        assert quick.stop()[0] == 0
+        status, said = quick.stop()
+        assert status == 0, said
+
+
+def test_it_ends_at_once_while_it_computes_and_while_it_is_sent_something(tmp_path: Path) -> None:
+    busy = Served(tmp_path, "--hop", "16")
+    with ThreadPoolExecutor(1) as pool, socket.create_connection((busy.host, busy.port)) as drip:
+        drip.sendall(b"POST /sound HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nx")
+        computing = pool.submit(busy.ask, "POST", "/sound?name=long.wav", wav(290, 16_000))
+        time.sleep(1.5)
+        assert not computing.done()
+        began = time.monotonic()
+        status, said = busy.stop()
+        assert (status, said.strip()) == (0, "") and time.monotonic() - began < 8
+        assert computing.result()[:2] == (503, {"error": "The server has been stopped."})
 
 
 @pytest.mark.parametrize(
