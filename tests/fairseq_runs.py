@@ -8,11 +8,14 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .conftest import ROOT
 from .tiny import NETWORK, ON_A_CPU, model
+from .warm_starts import WarmRun, can_start
 
 COMMAND = Path(sys.executable).with_name("fairseq-hydra-train")
 TINY = (
@@ -51,19 +54,24 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **extra}
 
 
+def start(config: str, *overrides: str, preexec: Callable[[], Any] | None = None) -> subprocess.Popen[str] | WarmRun:
+    """Begin a run from the repository's root, in a session of its own."""
+    command, variables = arguments(config, *overrides), environment()
+    if preexec is None and can_start(variables):
+        return WarmRun(command, str(ROOT), variables)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True, preexec_fn=preexec,
+    )  # fmt: skip
+
+
 def train(config: str, *overrides: str, expect: int | None = 0, timeout: float = 240) -> Run:
     """Run a training command from the repository's root; fails unless it ends with status ``expect``."""
-    done = subprocess.run(
-        arguments(config, *overrides),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-    )
-    assert expect is None or done.returncode == expect, done.stdout[-4000:]
-    return Run(done.returncode, done.stdout)
+    process = start(config, *overrides)
+    output, _ = process.communicate(timeout=timeout)
+    status = process.wait()
+    assert expect is None or status == expect, output[-4000:]
+    return Run(status, output)
 
 
 def train_distributed(
@@ -74,22 +82,15 @@ def train_distributed(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = [
-        subprocess.Popen(
-            arguments(
-                config,
-                *overrides,
-                f"distributed_training.distributed_world_size={world_size}",
-                f"distributed_training.distributed_rank={rank}",
-                f"distributed_training.distributed_init_method=tcp://127.0.0.1:{port}",
-                "distributed_training.distributed_no_spawn=true",
-                "distributed_training.distributed_backend=gloo",
-                "distributed_training.ddp_backend=legacy_ddp",
-            ),
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        start(
+            config,
+            *overrides,
+            f"distributed_training.distributed_world_size={world_size}",
+            f"distributed_training.distributed_rank={rank}",
+            f"distributed_training.distributed_init_method=tcp://127.0.0.1:{port}",
+            "distributed_training.distributed_no_spawn=true",
+            "distributed_training.distributed_backend=gloo",
+            "distributed_training.ddp_backend=legacy_ddp",
         )
         for rank in range(world_size)
     ]
@@ -97,7 +98,7 @@ def train_distributed(
     try:
         for process in ranks:
             output, _ = process.communicate(timeout=timeout)
-            runs.append(Run(process.returncode, output))
+            runs.append(Run(process.wait(), output))
     finally:
         for process in ranks:
             process.kill()

@@ -7,7 +7,6 @@ import os
 import queue
 import re
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -18,8 +17,7 @@ import numpy as np
 import soundfile
 import torch
 
-from ...conftest import ROOT
-from ...fairseq_runs import TINY, Run, arguments, environment
+from ...fairseq_runs import TINY, Run, start
 
 PRECISIONS = {"bf16": ("common.bf16=true",), "float32": ("common.bf16=false",)}
 SMALLEST = (
@@ -41,16 +39,7 @@ class LiveRun:
     """A run of fairseq-hydra-train in a process group of its own, whose lines can be waited for."""
 
     def __init__(self, *overrides: str, config: str = "pretraining_AS2M", preexec: Callable[[], Any] | None = None):
-        self.process = subprocess.Popen(
-            arguments(config, *overrides),
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            preexec_fn=preexec,
-        )
+        self.process = start(config, *overrides, preexec=preexec)
         self.lines: list[str] = []
         self._arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
