@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import logging
 import os
 import sys
@@ -65,8 +66,12 @@ def _hushed() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _checked(options: argparse.Namespace) -> tuple[Path, list[str]]:
+def _checked(options: argparse.Namespace) -> tuple[Path, list[str], bool]:
     """The folder of recipes and the settings for fairseq, once no mistake was found; says what a CPU would take.
+
+    Returns:
+        And whether this process may go on to train: neither must fairseq start others, nor a folder of one's own have
+        imported from EAT what wraps fairseq's command line before that was there.
 
     Raises:
         ConfigError, DataError or CheckpointError: for what would end the run before its first update.
@@ -78,6 +83,7 @@ def _checked(options: argparse.Namespace) -> tuple[Path, list[str]]:
         raise ConfigError(f"training needs {error.name}: pip install 'eat-audio[train]'{only}.") from None
     folder, settings = options.config_dir or FOLDER, list(options.settings)
     user_dir = next((setting.split("=", 1)[1] for setting in settings if setting.startswith("common.user_dir=")), "EAT")
+    here = not options.multirun and not options.cfg and user_dir == "EAT"
     if not options.multirun:
         cfg = before.compose(folder, options.config_name, settings)
         user_dir = cfg.common.user_dir or "EAT"
@@ -85,6 +91,7 @@ def _checked(options: argparse.Namespace) -> tuple[Path, list[str]]:
             cfg.common.user_dir = str(PACKAGE)
         if not options.cfg:
             clips = before.check(cfg)
+            here = here and before.trains_alone()
             takes = before.forecast(cfg, len(clips)) if os.environ.get("RANK", "0") == "0" else None
             if takes is not None:
                 print(takes, file=sys.stderr)
@@ -92,7 +99,21 @@ def _checked(options: argparse.Namespace) -> tuple[Path, list[str]]:
         package = str(PACKAGE).replace("\\", "\\\\").replace("'", "\\'")
         settings = [setting for setting in settings if setting != "common.user_dir=EAT"]
         settings.append(f"common.user_dir='{package}'")
-    return folder, settings
+    return folder, settings, here
+
+
+def _train_here(arguments: Sequence[str], verbose: bool) -> None:
+    """What fairseq-hydra-train does, in this process, which has imported most of it."""
+    with _hushed():
+        command = importlib.import_module("fairseq_cli.hydra_train")
+        for module in ("EAT.tasks", "EAT.models"):  # fairseq does not look into a package that is imported already
+            importlib.import_module(module)
+    importlib.import_module("fairseq.utils").import_user_module.memo = {str(PACKAGE)}  # and would say so
+    if not verbose:
+        logging.getLogger("hydra").setLevel(logging.INFO)
+        warnings.simplefilter("ignore")
+    sys.argv = ["fairseq-hydra-train", *arguments]
+    command.cli_main()
 
 
 def _folds(options: argparse.Namespace) -> int:
@@ -114,22 +135,26 @@ def _folds(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check, and become fairseq-hydra-train. Raises ConfigError, DataError or CheckpointError."""
+    """Check, and do what fairseq-hydra-train does, or become it. Raises ConfigError, DataError or CheckpointError."""
     if options.folds:
         return _folds(options)
     with _hushed():
-        folder, settings = _checked(options)
+        folder, settings, here = _checked(options)
     arguments = ["--config-dir", str(folder.absolute()), "--config-name", options.config_name]
     arguments += ["--multirun"] * options.multirun + (["--cfg", options.cfg] if options.cfg else [])
     os.environ[BRIEF] = str(int(not options.verbose))
     if not options.verbose:
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    arguments += settings
+    if here:
+        _train_here(arguments, options.verbose)
+        return 0
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-c", ("" if options.verbose else HUSH) + FAIRSEQ, *arguments, *settings])
+    os.execv(sys.executable, [sys.executable, "-c", ("" if options.verbose else HUSH) + FAIRSEQ, *arguments])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns 2 for what cannot be trained, and else becomes the training."""
+    """Run the command; returns 2 for what cannot be trained."""
     options = parser().parse_intermixed_args(arguments)
     return exit_status(lambda: run(options))

@@ -143,6 +143,11 @@ def _check_devices(cfg: DictConfig) -> None:
         )
 
 
+def trains_alone() -> bool:
+    """Whether fairseq will start no process for each of several GPUs."""
+    return torch.cuda.device_count() < 2
+
+
 def _check_ranks_on_cpus(cfg: DictConfig) -> None:
     """Raise ConfigError unless processes that others start can be trained on CPUs."""
     if not cfg.common.cpu:
