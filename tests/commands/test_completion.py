@@ -1,14 +1,17 @@
-"""What ``eat completion`` prints, asked of a bash that a user types into."""
+"""What ``eat completion`` prints, asked of shells that a user types into."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import shutil
 import signal
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,15 +27,36 @@ from ..conftest import ROOT
 PROMPT = "ready> "
 
 
-@pytest.fixture(scope="module")
-def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """A bash on a terminal of its own: a line and a tab in, the line as it then stands out."""
-    folder = tmp_path_factory.mktemp("bash")
-    (folder / "eat.bash").write_text(script("bash", SUBCOMMANDS))
+BASH = """
+source {folder}/_eat
+bind -x '"\\C-t": printf "<%s>" "$READLINE_LINE"'
+"""
+ZSH = """
+unset zle_bracketed_paste
+unsetopt prompt_sp
+fpath=({folder} $fpath)
+autoload -U compinit; compinit -D -u
+show() {{ print -rn -- "<$BUFFER>" }}; zle -N show; bindkey '^T' show
+"""
+SHELLS = {"bash": ("--noprofile", "--rcfile", "{folder}/.zshrc", BASH), "zsh": ("--no-globalrcs", ZSH)}
+"""What each is started with, and the file that it then reads: Control-T is to print the line as it stands."""
+
+
+@pytest.fixture(scope="module", params=SHELLS)
+def typed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """A shell on a terminal of its own: a line and a tab in, the line as it then stands out."""
+    if shutil.which(request.param) is None:
+        pytest.skip(f"there is no {request.param}")
+    folder = tmp_path_factory.mktemp(request.param)
+    *options, begins = (text.format(folder=folder) for text in SHELLS[request.param])
+    (folder / ".zshrc").write_text(f"{begins}\nPS1='{PROMPT}'\n")
+    (folder / "_eat").write_text(script(request.param, SUBCOMMANDS))
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(ROOT)
-        os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], {**os.environ, "TERM": "dumb", "PS1": PROMPT})
+        variables = {**os.environ, "TERM": "dumb", "ZDOTDIR": str(folder)}
+        os.execvpe(request.param, [request.param, *options, "-i"], variables)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 500, 0, 0))  # wide: a long line stays one
 
     def read(until: Callable[[str], bool]) -> str:
         said, end = "", time.monotonic() + 30
@@ -43,14 +67,11 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
         return said
 
     def line(text: str) -> str:
-        """Control-T prints the line as it stands, Control-U clears it."""
+        """Control-U clears it after it was printed."""
         os.write(terminal, text.encode() + b"\t\x14\x15\n")
         return re.findall("<(.*?)>", read(lambda said: PROMPT in said.partition("<")[2]))[0].strip()
 
     read(lambda said: PROMPT in said)
-    show = 'bind -x \'"\\C-t": printf "<%s>" "$READLINE_LINE"\''
-    os.write(terminal, f"{show}; source {folder}/eat.bash; echo sour''ced\n".encode())
-    read(lambda said: "sourced\r\n" in said and said.endswith(PROMPT))
     yield line
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
