@@ -2,7 +2,7 @@
 # Runs the programs that judge an interface against ours, each in an environment of its own, and writes what each says to
 # NAME.txt beside this file. They bring TensorFlow and more, which is why no test of the suite runs them.
 #
-#   bash tests/interfaces/validators/run.sh              all: hear, xares, mteb; environments in a temporary folder
+#   bash tests/interfaces/validators/run.sh              all: hear, baseline, xares, mteb; environments in a temporary folder
 #   bash tests/interfaces/validators/run.sh mteb         one of them
 #   ENVIRONMENTS=FOLDER bash .../run.sh                  in a folder that is kept and used again
 set -euo pipefail
@@ -11,6 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 ENVIRONMENTS=${ENVIRONMENTS:-$(mktemp -d)}
 PYTHON=${PYTHON:-python3.11}
 CHECKPOINT=tests/conformance/official_pretrain.pt
+MODEL=", the small conformance checkpoint (width 64, 3 blocks)"
 HERE=tests/interfaces/validators
 export OMP_NUM_THREADS=2 TF_CPP_MIN_LOG_LEVEL=3 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONPATH=$PWD PYTHONWARNINGS=ignore
 
@@ -27,7 +28,7 @@ judge() { # name, title, command: its output goes to the log, without progress b
     shift 2
     {
         echo "Written by $HERE/run.sh on $(date +%F): Python $("$PYTHON" -c 'import platform; print(platform.python_version())'),"
-        echo "$(grep '^torch==' requirements.txt), the small conformance checkpoint (width 64, 3 blocks)."
+        echo "$(grep '^torch==' requirements.txt)$MODEL."
         echo
         echo "## $title"
         "$@" 2>&1 | tr '\r' '\n' | grep -v -e '%|' -e 'it/s' -e 's/it' -e '^\s*$' -e absl:: -e '^I0000' -e 'Epoch: ' |
@@ -36,7 +37,7 @@ judge() { # name, title, command: its output goes to the log, without progress b
     } | tee "$log"
 }
 
-[ $# -gt 0 ] || set -- hear xares mteb
+[ $# -gt 0 ] || set -- hear baseline xares mteb
 for name in "$@"; do
     case $name in
         hear)
@@ -44,6 +45,12 @@ for name in "$@"; do
             version=$("$ENVIRONMENTS/hear/bin/pip" list 2> /dev/null | awk '$1 == "tensorflow" {print $1, $2}')
             judge hear "hear-validator 2021.0.2 ($version)" \
                 "$ENVIRONMENTS/hear/bin/hear-validator" EAT.interfaces.hear --model "$CHECKPOINT" --device cpu
+            ;;
+        baseline)
+            environment baseline librosa==0.9.2 "setuptools<81" "numpy<2"
+            "$ENVIRONMENTS/baseline/bin/pip" install --quiet --no-deps hearbaseline==2021.1.1 # it asks for all its models want
+            MODEL="" judge baseline "hearbaseline 2021.1.1: the lines that docs/lines.md has of it, as they stand" \
+                "$ENVIRONMENTS/baseline/bin/python" "$HERE/baseline_lines.py"
             ;;
         xares)
             environment xares xares==0.1.3 transformers==5.24.0 pytest
@@ -56,7 +63,7 @@ for name in "$@"; do
                 "$ENVIRONMENTS/mteb/bin/python" "$HERE/mteb_task.py" "$CHECKPOINT"
             ;;
         *)
-            echo "there is no $name; give some of hear, xares, mteb" >&2
+            echo "there is no $name; give some of hear, baseline, xares, mteb" >&2
             exit 2
             ;;
     esac
