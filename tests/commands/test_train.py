@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from EAT.recipes import FOLDER
 from EAT.training import before
 
 from ..conftest import CONFORMANCE, ROOT
-from ..fairseq_runs import environment
+from ..fairseq_runs import TINY, environment
 from ..labelled_clips import write_single_label
 from ..tiny import NETWORK, model
 
@@ -153,6 +154,30 @@ def test_processes_on_cpus_pass(data: str) -> None:
     """As the README starts them."""
     cfg = before.compose(FOLDER, "pretraining_AS2M", [data, "common.cpu=true", *BY_HAND, *OVER_GLOO])
     assert len(before.check(cfg)) > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_processes_on_cpus_train(data: str, tmp_path: Path) -> None:
+    """Each in the process that has looked for mistakes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, "-m", "EAT.train", "--config-name", "pretraining_AS2M", data, *TINY, *OVER_GLOO]
+    command += ["optimization.max_update=3", f"checkpoint.save_dir={tmp_path}", "dataset.batch_size=4", *BY_HAND[:2]]
+    command.append(f"distributed_training.distributed_init_method={place}")
+    ranks = [
+        subprocess.Popen(
+            [*command, f"distributed_training.distributed_rank={rank}"], cwd=ROOT, env=environment(), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in ranks:
+        said = process.communicate(timeout=120)[0]
+        assert process.returncode == 0 and "Traceback" not in said, said[-3000:]
+    saved = torch.load(tmp_path / "checkpoint_last.pt")
+    assert saved["optimizer_history"][-1]["num_updates"] == 3
+    assert saved["cfg"]["distributed_training"]["distributed_world_size"] == 2
 
 
 @pytest.mark.parametrize("name", ["pretraining_AS2M", "finetuning_AS20K"])
