@@ -98,6 +98,11 @@ class EATTrainer(Trainer):
         metrics.log_speed("clips_per_s", 0.0, priority=90, round=2)  # starts its clock
         return super().train_step(samples, raise_oom)
 
+    def valid_step(self, sample: Any, raise_oom: bool = False) -> Any:
+        """Forward and what is logged of it."""
+        metrics.log_speed("clips_per_s", 0.0, priority=90, round=2)
+        return super().valid_step(sample, raise_oom)
+
     def _sync_stats(self) -> bool:
         return super()._sync_stats() or (bool(self.late) and not self.cfg.optimization.use_bmuf)
 

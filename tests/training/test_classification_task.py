@@ -98,6 +98,7 @@ def test_two_processes_measure_the_same_as_one_and_as_scikit_learn(multi: Path, 
         assert line["eval_mAP"] == pytest.approx(expected, abs=1e-5)
         assert line["eval_AUC"] == pytest.approx(auc, abs=1e-5)
         assert line["eval_loss"] == pytest.approx(logged[0]["eval_loss"], rel=1e-5)
+        assert line["eval_clips_per_s"] > 0  # of a single batch, too
     drawn = read_log(tmp_path / "one")["eval"]  # what pictures of runs show
     assert drawn["mAP"][-1] == pytest.approx(expected, abs=1e-5) and drawn["num_updates"][-1] == 1
     for run in (one, two[0]):  # the others keep silent
