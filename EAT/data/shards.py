@@ -6,6 +6,7 @@ where it holds no recordings of their own, so that an archive beside what was un
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -18,6 +19,8 @@ from ..errors import DataError, EATError
 from .search import find_files
 
 SHARD_SUFFIX = ".tar"
+LONGEST_TEXT = 1 << 16
+"""Bytes of what may lie beside a recording."""
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}", re.ASCII)
 _LARGEST_RANGE = 1_000_000
 
@@ -66,6 +69,35 @@ def read_shard(path: str) -> Found:
     except Exception as error:  # every store has errors of its own
         damage = f"cannot be read to its end as an uncompressed tar ({reason(error)})"
     return Found(members, [f"{path} {damage}; the {len(members):,} recordings before that are used."] if damage else [])
+
+
+def read_beside(path: str, ending: str) -> dict[str, str]:
+    """The texts that lie beside a local shard's recordings, as webdataset lays them out: ``1.flac`` and ``1.cls``.
+
+    Args:
+        path: of the tar. What lies behind damage is left out; :func:`read_shard` tells of it.
+        ending: of the members' names, without the first dot.
+
+    Returns:
+        Texts by the members' names without ending.
+
+    Raises:
+        DataError: for a member that is no text, or longer than any label.
+    """
+    found = {}
+    with contextlib.suppress(tarfile.TarError), _opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        for entry in tar:
+            name = entry.name.removeprefix("./")
+            if not (entry.isreg() and name.endswith(f".{ending}")):
+                continue
+            content = tar.extractfile(entry) if entry.size <= LONGEST_TEXT else None
+            if content is None:
+                raise DataError(f"{name} in {path} has {entry.size:,} bytes and is no label.")
+            try:
+                found[name[: -len(ending) - 1]] = content.read().decode("utf-8")
+            except UnicodeDecodeError:
+                raise DataError(f"{name} in {path} is no text in UTF-8.") from None
+    return found
 
 
 def _opened(path: str) -> IO[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections import Counter
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ...audio.stored import member as member_of
 from ...errors import ConfigError, DataError
 from ..events import events_by_clip, events_file, write_events
 from ..labels import DESCRIPTORS, label_names, write_descriptors
 from ..search import find_files
-from ..shards import Found, find_recordings
+from ..shards import Found, find_recordings, read_beside
 from .division import cross_validation, divide, divide_groups, groups_of, rarest_labels
 from .output import (
     Clips,
@@ -39,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     labelling.add_argument(
         "--events", metavar="TSV", help="a table of events with the columns filename, onset, offset, event_label"
+    )
+    labelling.add_argument(
+        "--label-member",
+        metavar="ENDING",
+        help="label recordings in tars by the members beside them, as webdataset has them: cls, txt or json:FIELD",
     )
     labelling.add_argument("--unlabelled", action="store_true", help="recordings without labels, for pre-training")
     parser.add_argument("--file-column", default="file", help="the table's column of paths (default: file)")
@@ -157,8 +164,7 @@ def find_clips(args: argparse.Namespace, root: str) -> tuple[Clips, list[str]]:
     if args.labels:
         rows = read_table(args.labels, [args.file_column, args.label_column])
         given = [row[args.label_column] for row in rows]
-        texts = [text.split(args.label_separator) if args.label_separator else [text] for text in given]
-        labels = [tuple(dict.fromkeys(label.strip() for label in clip if label.strip())) for clip in texts]
+        labels = [_labels(text, args.label_separator) for text in given]
         empty = next((row[args.file_column] for row, clip in zip(rows, labels, strict=True) if not clip), None)
         if empty is not None:
             raise DataError(f"{args.labels} gives {empty} no label.")
@@ -174,9 +180,8 @@ def find_clips(args: argparse.Namespace, root: str) -> tuple[Clips, list[str]]:
             found = _found(root)
             inside = {name: _below(root, address) for address, name in found.members}
             paths, damaged = [inside.get(path, path) for path in paths], len(found.damage)
-        displays = sorted({label for clip in labels for label in clip})
-        names = dict(zip(displays, (label.name for label in label_names(displays)), strict=True))
-        clips = listed_clips(root, paths, [tuple(names[label] for label in clip) for clip in labels], args.labels)
+        named, displays = _named(labels)
+        clips = listed_clips(root, paths, named, args.labels)
         clips.damaged_shards = damaged
         return clips, displays
     found = _found(root)
@@ -187,6 +192,9 @@ def find_clips(args: argparse.Namespace, root: str) -> tuple[Clips, list[str]]:
     clips = Clips(root, [_below(root, address) for address, _ in found.members], None, unread)
     clips.damaged_shards = len(found.damage)
     loose = [path for path in paths if "/" not in path]
+    if args.label_member:
+        clips.labels, displays = _named(_labels_beside(found, args.label_member, args.label_separator))
+        return clips, displays
     if args.unlabelled or len(loose) == len(paths):
         if not args.unlabelled:
             print(f"{root} has no sub-folders of recordings, so clips get no labels")
@@ -196,10 +204,60 @@ def find_clips(args: argparse.Namespace, root: str) -> tuple[Clips, list[str]]:
             f"{loose[0]} and {len(loose) - 1} more recordings in {root} lie in no sub-folder, so their class is "
             "unknown; move them, or give --labels CSV or --unlabelled."
         )
-    displays = sorted({path.split("/")[0] for path in paths})
-    names = dict(zip(displays, (label.name for label in label_names(displays)), strict=True))
-    clips.labels = [(names[path.split("/")[0]],) for path in paths]
+    clips.labels, displays = _named([(path.split("/")[0],) for path in paths])
     return clips, displays
+
+
+def _named(labels: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Each clip's labels by the classes' names, and the display names of all classes."""
+    displays = sorted({label for clip in labels for label in clip})
+    names = dict(zip(displays, (label.name for label in label_names(displays)), strict=True))
+    return [tuple(names[label] for label in clip) for clip in labels], displays
+
+
+def _labels(text: str, separator: str | None) -> tuple[str, ...]:
+    texts = text.split(separator) if separator else [text]
+    return tuple(dict.fromkeys(label.strip() for label in texts if label.strip()))
+
+
+def _labels_beside(found: Found, member: str, separator: str | None) -> list[tuple[str, ...]]:
+    """Each recording's labels from the member beside it.
+
+    Raises:
+        ConfigError: for recordings that are no members of tars.
+        DataError: for one without such a member, or a member without a label.
+    """
+    ending, _, key = member.partition(":")
+    texts: dict[str, dict[str, str]] = {}
+    made = []
+    for address, name in found.members:
+        stored, inside = member_of(address), os.path.splitext(name)[0]
+        if stored is None:
+            raise ConfigError(f"--label-member is for recordings in tars, and {address} is a file of its own.")
+        shard = stored.archive
+        if shard not in texts:
+            texts[shard] = read_beside(shard, ending)
+        if inside not in texts[shard]:
+            raise DataError(f"{shard} has no {inside}.{ending} beside {name}.")
+        labels = _labels_in(texts[shard][inside], key, separator)
+        if not labels:
+            raise DataError(f"{inside}.{ending} in {shard} gives {name} no label{f' under {key!r}' if key else ''}.")
+        made.append(labels)
+    return made
+
+
+def _labels_in(text: str, key: str, separator: str | None) -> tuple[str, ...]:
+    """The labels in a text, or in a field of it if it is JSON; none where there are none."""
+    if not key:
+        return _labels(text, separator)
+    try:
+        value = json.loads(text)[key]
+    except (ValueError, LookupError, TypeError):
+        return ()
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, str | int) for one in values):
+        return ()
+    return tuple(dict.fromkeys(label for one in values for label in _labels(str(one), separator)))
 
 
 def _found(root: str) -> Found:

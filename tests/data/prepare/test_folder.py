@@ -1,5 +1,6 @@
 """Folders of recordings: loose, a class a sub-folder, a table; and the division into splits."""
 
+import io
 import json
 import os
 import re
@@ -204,6 +205,69 @@ def test_members_of_shards_are_labelled_as_files_are(clips, tmp_path, labelled):
     assert [len(split) for split in splits] == [6, 6] and not heard[0] & heard[1]
     table.write_text(table.read_text() + "ambi/none.flac,ambi,0\n")
     assert main([*command, *more]) == 1
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    "option, text",
+    [
+        (["--label-member", "cls"], lambda name: f"{name}\n"),
+        (["--label-member", "txt", "--label-separator", ","], lambda name: f"{name}, any"),
+        (["--label-member", "json:tags"], lambda name: json.dumps({"id": 3, "tags": [name, "any"]})),
+        (["--label-member", "json:class"], lambda name: json.dumps({"class": len(name)})),
+    ],
+)
+def test_labels_beside_recordings_in_tars(clips, tmp_path, labelled, option, text):
+    """The same keys in two tars; labels before and behind their recordings."""
+    (tmp_path / "shards").mkdir()
+    wanted = []
+    for number in range(2):
+        members = []
+        for key, clip in enumerate(clips[4 * number : 4 * number + 4]):
+            name = clip.stem.split("_")[0]
+            label = f"{key:06}.{option[1].partition(':')[0]}", text(name).encode()
+            both = [(f"{key:06}.flac", clip.read_bytes()), label]
+            members += both[:: 1 if key % 2 else -1]
+            wanted.append([str(len(name))] if "class" in option[1] else [name, "any"] if "any" in text("") else [name])
+        write_tar(tmp_path / "shards" / f"{number}.tar", members)
+    data = tmp_path / "data"
+    command = ["folder", str(tmp_path / "shards"), str(data), "--eval", "0.5", "--normalization-clips", "0", *option]
+    assert main([*command, "--num-workers", "0"]) == 0
+    found = labelled(data, "train") | labelled(data, "eval")
+    assert [labels for _, labels in sorted(found.items())] == wanted
+
+
+@pytest.mark.parametrize(
+    "option, more, sentence",
+    [
+        ("cls", [], r"a\.tar has no 1\.cls beside 1\.flac"),
+        ("cls", [("1.cls", b" \n")], r"1\.cls in \S+a\.tar gives 1\.flac no label\."),
+        ("json:tag", [("1.json", b'{"tags": []}')], r"1\.json in \S+a\.tar gives 1\.flac no label under 'tag'"),
+        ("json:tag", [("1.json", b'{"tag": {"a": 1}}')], r"gives 1\.flac no label under 'tag'"),
+        ("json:tag", [("1.json", b"no json")], r"gives 1\.flac no label under 'tag'"),
+        ("cls", [("1.cls", bytes(1 << 17))], r"1\.cls in \S+a\.tar has 131,072 bytes and is no label"),
+        ("cls", [("1.cls", b"\xff\xfe")], r"1\.cls in \S+a\.tar is no text in UTF-8"),
+    ],
+)
+def test_a_recording_in_a_tar_without_its_label_is_named(clips, tmp_path, capsys, option, more, sentence):
+    write_tar(tmp_path / "a.tar", [("1.flac", clips[0].read_bytes()), *more])
+    command = ["folder", str(tmp_path), str(tmp_path / "data"), "--num-workers", "0", "--label-member", option]
+    assert main(command) == 2
+    assert re.search(sentence, capsys.readouterr().err) and not (tmp_path / "data").exists()
+
+
+def test_files_have_no_members_beside_them(place, tmp_path, capsys):
+    place(tmp_path / "audio" / "a.wav")
+    command = ["folder", str(tmp_path / "audio"), str(tmp_path / "data"), "--label-member", "cls"]
+    assert main(command) == 2
+    assert "--label-member is for recordings in tars, and" in capsys.readouterr().err
 
 
 def speakers(several: int = 10, each: int = 3) -> tuple[list[str], list[str]]:
