@@ -1,9 +1,10 @@
-"""Results as one table: means over seeds with intervals, paired differences from the reference, how sure they are.
+"""Results as tables: means over seeds with intervals, paired differences from the reference, how sure they are.
 
-Three seeds say little of how far seeds are apart; all recipes' seeds together say more. So intervals and tests take one
-standard deviation for all trained rows, of what is left when each has lost its own mean (pooled, as in an analysis of
-variance), and hold for a single seed too. Many recipes are compared with one: a difference counts where its p, times
-their number, is below 0.05 (Bonferroni's correction).
+Three seeds say little of how far seeds are apart; all recipes' seeds together say more. An analysis of variance gives
+one standard deviation to all rows: for means, of what is left when each recipe has lost its own mean; for differences,
+of what is left when each seed has lost its own too, which two recipes share. So a single seed has an interval as well.
+Many recipes are compared with one: a difference counts where its p, times their number, is below 0.05 (Bonferroni's
+correction). Clips that other collections hold are another matter: all rows are judged by the same.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Cell(NamedTuple):
     """From the reference, seeds paired; NaN for the reference itself and rows without common seeds."""
     difference_interval: float
     p: float
-    """Of the paired t-test, of one comparison; NaN where no recipe has two pairs."""
+    """Of the t-test of that difference alone; NaN where nothing is known of the noise."""
 
 
 class Row(NamedTuple):
@@ -45,34 +46,39 @@ class Row(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """What is left of values when each row has lost its own mean."""
+    """How far runs are from what their recipe, or their recipe and seed, explain."""
 
     deviation: float
     freedom: int
 
-    def interval(self, count: int) -> float:
-        """Half the width of the 95 % interval of a mean of so many, by Student's t; NaN where nothing is known."""
+    def interval(self, share: float) -> float:
+        """Half the width of the 95 % interval of what has this share of a run's variance; NaN if nothing is known."""
         from scipy.stats import t
 
-        if not (self.freedom and count):
-            return math.nan
-        return float(t.ppf(0.975, self.freedom) * self.deviation / math.sqrt(count))
+        return float(t.ppf(0.975, self.freedom) * self.deviation * math.sqrt(share)) if self.freedom else math.nan
 
-    def p(self, values: Sequence[float]) -> float:
-        """How often a mean so far from 0 is chance, by the two-sided t-test."""
+    def p(self, difference: float, share: float) -> float:
+        """How often a difference so far from 0 is chance, by the two-sided t-test."""
         from scipy.stats import t
 
-        if not (self.freedom and values) or self.deviation == 0.0:
+        if not (self.freedom and self.deviation):
             return math.nan
-        return float(2 * t.sf(abs(np.mean(values)) * math.sqrt(len(values)) / self.deviation, self.freedom))
+        return float(2 * t.sf(abs(difference) / (self.deviation * math.sqrt(share)), self.freedom))
 
 
-def pooled(samples: Iterable[Sequence[float]]) -> Noise:
-    """The noise that several rows share."""
-    some = [np.asarray(values) for values in samples if len(values) > 1]
-    freedom = sum(len(values) - 1 for values in some)
-    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in some)
-    return Noise(math.sqrt(squares / freedom) if freedom else math.nan, freedom)
+def noise(values: Mapping[str, Mapping[int, float]], by_seed: bool) -> Noise:
+    """What recipes, and seeds too where ``by_seed``, do not explain of values by recipe and seed; least squares."""
+    runs = [(recipe, seed, value) for recipe, of in values.items() for seed, value in of.items()]
+    recipes = sorted(values)
+    seeds = sorted({seed for _, seed, _ in runs}) if by_seed else []
+    design = np.array([[r == recipe for r in recipes] + [s == seed for s in seeds] for recipe, seed, _ in runs], float)
+    scored = np.array([value for *_, value in runs])
+    if not runs:
+        return Noise(math.nan, 0)
+    fitted, _, rank, _ = np.linalg.lstsq(design, scored, rcond=None)
+    freedom = len(runs) - int(rank)
+    left = float(((scored - design @ fitted) ** 2).sum())
+    return Noise(math.sqrt(left / freedom) if freedom else math.nan, freedom)
 
 
 def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division: str) -> list[Row]:
@@ -88,7 +94,6 @@ def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division
     for line in lines:
         if line["size"] == size:
             by_recipe.setdefault(line["recipe"], {})[line["seed"]] = line
-    base = by_recipe.get(reference, {})
     columns = dict.fromkeys(
         (task, readout)
         for runs in by_recipe.values()
@@ -97,20 +102,19 @@ def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division
     )
     cells: dict[str, dict[Column, Cell]] = {recipe: {} for recipe in by_recipe}
     for column in columns:
-        values, pairs = {}, {}
-        for recipe, runs in by_recipe.items():
-            scored, theirs = (_scores(of, column, division) for of in (runs, base))
-            values[recipe] = list(scored.values())
-            pairs[recipe] = [scored[s] - theirs[s] for s in theirs if s in scored] if recipe != reference else []
-        for controls in (True, False):
-            alike = [recipe for recipe in by_recipe if (recipe in (LOG_MEL, UNTRAINED)) == controls and values[recipe]]
-            noise, of_pairs = (pooled(of[recipe] for recipe in alike) for of in (values, pairs))
-            for recipe in alike:
-                own = pairs[recipe]
-                cells[recipe][column] = Cell(
-                    float(np.mean(values[recipe])), noise.interval(len(values[recipe])),
-                    float(np.mean(own)) if own else math.nan, of_pairs.interval(len(own)), of_pairs.p(own),
-                )  # fmt: skip
+        values = {recipe: scored for recipe, runs in by_recipe.items() if (scored := _scores(runs, column, division))}
+        of_runs = {recipe: scored for recipe, scored in values.items() if recipe != LOG_MEL}
+        of_means, of_differences = noise(of_runs, by_seed=False), noise(of_runs, by_seed=True)
+        theirs = values.get(reference, {})
+        for recipe, scored in values.items():
+            plain = recipe == LOG_MEL  # it has no seeds, and so no noise: all of the reference's are its pairs
+            pairs = [scored[min(scored) if plain else s] - value for s, value in theirs.items() if plain or s in scored]
+            mean = float(np.mean(pairs)) if pairs and recipe != reference else math.nan
+            share = (1 if plain else 2) / max(len(pairs), 1)
+            cells[recipe][column] = Cell(
+                float(np.mean(list(scored.values()))), math.nan if plain else of_means.interval(1 / len(scored)),
+                mean, of_differences.interval(share), of_differences.p(mean, share),
+            )  # fmt: skip
     found = []
     for recipe, runs in by_recipe.items():
         names = sorted({name for line in runs.values() for name in line["figures"]})
@@ -133,23 +137,27 @@ def _gain(row: Row) -> float:
 
 
 def markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
-    """The table in Markdown: mean ± interval, and in brackets the difference, bold where it counts."""
+    """In Markdown, a table a task: mean ± interval, and in brackets the difference, bold where it counts."""
     compared = sum(row.recipe not in (LOG_MEL, UNTRAINED) for row in table) - 1
-    columns = [column for column in max((row.cells for row in table), key=len) if column[1] in readouts]
-    heads = ["recipe", "seeds", "TFLOP", "position", "skill", *(f"{task}, {readout}" for task, readout in columns)]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row in table:
-        figures = (row.figures.get(name) for name in ("frame_position_fraction", "frame_skill"))
-        work = f"{row.gflop / 1000:,.1f}" if row.gflop else ""
-        cells = [row.recipe, str(row.seeds), work, *("" if f is None else f"{f:.2f}" for f in figures)]
-        for column in columns:
-            cell = row.cells.get(column)
-            if cell is None:
-                cells.append("")
-                continue
-            spread = "" if math.isnan(cell.interval) else f" ± {cell.interval:.1f}"
-            gain = "" if math.isnan(cell.difference) else f"{cell.difference:+.1f}"
-            gain = f"**{gain}**" if cell.p * max(compared, 1) < 0.05 else gain
-            cells.append(f"{cell.mean:.1f}{spread}" + (f" ({gain})" if gain else ""))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    widest = max((row.cells for row in table), key=len)
+    made = []
+    for task in dict.fromkeys(task for task, _ in widest):
+        columns = [column for column in widest if column[0] == task and column[1] in readouts]
+        heads = ["recipe", "seeds", "TFLOP", "position", "skill", *(readout for _, readout in columns)]
+        made += [f"{task}, accuracy in %", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+        for row in table:
+            figures = (row.figures.get(name) for name in ("frame_position_fraction", "frame_skill"))
+            work = f"{row.gflop / 1000:,.1f}" if row.gflop else ""
+            cells = [row.recipe, str(row.seeds), work, *("" if f is None else f"{f:.2f}" for f in figures)]
+            cells += [_written(row.cells[column], compared) if column in row.cells else "" for column in columns]
+            made.append("| " + " | ".join(cells) + " |")
+        made.append("")
+    return "\n".join(made)
+
+
+def _written(cell: Cell, compared: int) -> str:
+    spread = "" if math.isnan(cell.interval) else f" ± {cell.interval:.1f}"
+    if math.isnan(cell.difference):
+        return f"{cell.mean:.1f}{spread}"
+    bold = "**" * (cell.p * max(compared, 1) < 0.05)
+    return f"{cell.mean:.1f}{spread} ({bold}{cell.difference:+.1f}{bold})"

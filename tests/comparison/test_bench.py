@@ -96,27 +96,29 @@ def test_the_table_is_that_worked_out_by_hand():
     assert cell.p == pytest.approx(0.0742, abs=1e-4)
     assert math.isnan(table[1].cells["task", "mean"].difference)
     assert table[0].cells["task", "mean"].difference == pytest.approx(20.0)
-    # Of the six, three are each other's equals: 2 / 4 is left, and half an interval is 2.776 * sqrt(0.5 / 3).
+    # Of the six, three are each other's equals: 2 / 4 is left, and half a mean's interval is 2.776 * sqrt(0.5 / 3).
     assert "| better | 3 | 0.0 |  | 0.50 | 52.0 ± 1.1 (+2.0) |" in markdown(table, ["mean"])
     assert rows(lines, "other", "eat", "all") == []
 
 
 def test_noise_is_that_of_all_recipes_and_many_comparisons_count():
-    """Differences 1, 3 and 5, 7, and 9 alone: deviation sqrt(4 / 2) with two degrees of freedom."""
+    """50, 50 and 51, 53 and 55, 57 and 59 alone: without the recipes' and seeds' own means 4 / 3 is left, by hand."""
     lines = [line("eat", seed, 0.5) for seed in (1, 2)]
     for recipe, gains in (("a", (1, 3)), ("b", (5, 7)), ("c", (9,))):
         lines += [line(recipe, seed, 0.5 + gain / 100) for seed, gain in zip((1, 2), gains, strict=False)]
     table = {row.recipe: row.cells["task", "mean"] for row in rows(lines, "tiny", "eat", "all")}
-    noise = [table[recipe].difference_interval / 4.3027 for recipe in "abc"]
-    assert noise == pytest.approx([1.0, 1.0, math.sqrt(2)], rel=1e-4)
+    errors = [math.sqrt(4 / 3 / 2 * share) for share in (1, 1, 2)]  # of differences: 2 degrees of freedom, 2 / seeds
+    assert [table[recipe].difference_interval / 4.3027 for recipe in "abc"] == pytest.approx(errors, rel=1e-4)
     # Student's t of two degrees of freedom has p = 1 - t / sqrt(2 + t^2).
-    by_hand = [1 - t / math.sqrt(2 + t * t) for t in (2.0, 6.0, 9 / math.sqrt(2))]
+    ts = [gain / error for gain, error in zip((2.0, 6.0, 9.0), errors, strict=True)]
+    by_hand = [1 - t / math.sqrt(2 + t * t) for t in ts]
     assert [table[recipe].p for recipe in "abc"] == pytest.approx(by_hand, rel=1e-6)
     assert by_hand[1] < 0.05 < 3 * by_hand[1]  # one comparison would have been enough
     assert "(+6.0)" in markdown(rows(lines, "tiny", "eat", "all"), ["mean"])
-    more = [line("eat", 3, 0.5), line("b", 3, 0.56), *(line("b", seed, 0.56) for seed in (1, 2))]
-    sure = rows([x for x in lines if x["recipe"] == "eat"] + lines[2:4] + more, "tiny", "eat", "all")
-    assert "(**+6.0**)" in markdown(sure, ["mean"])
+    sure = [one for one in lines if one["recipe"] in ("eat", "b")]
+    sure += [line("eat", 3, 0.5), line("b", 3, 0.56), line("log-mel", 1, 0.46, gflop=0.0)]
+    shown = markdown(rows(sure, "tiny", "eat", "all"), ["mean"])
+    assert "(**+6.0**)" in shown and "46.0 (**-4.0**)" in shown
 
 
 def test_plans_of_other_work_or_seed_are_other_runs():
