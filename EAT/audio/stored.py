@@ -55,6 +55,7 @@ def file_system(address: str) -> tuple[Any, str]:
 
     Raises:
         ConfigError: for a protocol that nobody knows, or whose package is not installed.
+        DataError: where its server cannot be reached.
     """
     import fsspec  # comes with torch
 
@@ -64,6 +65,8 @@ def file_system(address: str) -> tuple[Any, str]:
         raise ConfigError(f"{address} needs a package that is not installed ({str(error).rstrip('.')}).") from None
     except ValueError as error:
         raise ConfigError(f"{address} is no address that fsspec knows ({str(error).rstrip('.')}).") from None
+    except Exception as error:  # some connect at once, and every store has errors of its own
+        raise DataError(f"{address} cannot be reached ({reason(error)}).") from None
 
 
 def reason(error: Exception) -> str:

@@ -48,7 +48,7 @@ from ..inference.tables import TABLES, pyarrow
 from ..inference.windows import WINDOW, check_windows, half_window
 from .command_line import described, exit_status
 from .on_ray import add_ray_flags, run_on_ray
-from .options import RECORDINGS, add_flags, open_model, status, workers
+from .options import RECORDINGS, add_flags, open_model, refuse_remote, status, workers
 
 STORAGES = ("float32", "float16")
 
@@ -254,6 +254,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say; returns the exit status, 0 or 1. Raises ConfigError, CheckpointError or DataError."""
     if options.ray:
         return run_on_ray(options, Features)
+    refuse_remote(options.output)
     sources, problems = find_sources(options.source)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     place = _place(options, sources, problems)

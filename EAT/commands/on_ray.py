@@ -1,7 +1,7 @@
 """A command's recordings on the machines of a Ray cluster: actors that hold the model, results as Parquet partitions.
 
 Every machine sees the checkpoint, the recordings and the output folder under the same names: on a disk that they share,
-or, of the first two, by names of the Hub and of remote stores.
+or by names of the Hub and of remote stores.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..audio.stored import is_remote
 from ..errors import ConfigError, DataError, EATError
 from ..files import exclusive
 from ..inference.partitions import PART_SIZE, UNREADABLE, Job, Problem, Written, divide, resume, write_part
@@ -51,7 +52,7 @@ class Worker:
     """
 
     def __init__(self, make_job: MakeJob, options: argparse.Namespace, folder: str) -> None:
-        self._make_job, self._options, self._folder = make_job, options, Path(folder)
+        self._make_job, self._options, self._folder = make_job, options, folder
         self._job: Job | None = None
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
@@ -140,7 +141,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _results(
-    ray: Any, options: argparse.Namespace, make_job: MakeJob, folder: Path, parts: Sequence[list[Source]], room: _Room
+    ray: Any, options: argparse.Namespace, make_job: MakeJob, folder: str, parts: Sequence[list[Source]], room: _Room
 ) -> Iterator[Written]:
     """What became of each partition, as they come. Raises DataError where the cluster gives up."""
     if not parts:
@@ -148,7 +149,7 @@ def _results(
     items = [{"part": json.dumps(part)} for part in parts]
     rows = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS)).map(
         Worker,
-        fn_constructor_args=(make_job, options, str(folder)),
+        fn_constructor_args=(make_job, options, folder),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=room.actors, initial_size=room.actors),
         num_cpus=room.cpus,
         num_gpus=room.gpus,
@@ -185,10 +186,12 @@ def run_on_ray(options: argparse.Namespace, make_job: MakeJob) -> int:
     made = make_job(
         argparse.Namespace(**{**vars(options), "device": "cpu", "batch_size": options.batch_size or 1})
     ).made
-    folder = Path(os.path.abspath(options.output))
     done = bad = 0
     busy = f"another command fills {options.output}; wait for its end, or give another --output."
-    with exclusive(folder, busy), _connected(options.ray) as ray:
+    remote = is_remote(options.output)
+    folder = options.output if remote else os.path.abspath(options.output)
+    alone = contextlib.nullcontext() if remote else exclusive(Path(folder), busy)  # stores have no locks
+    with alone, _connected(options.ray) as ray:
         room = _room(ray, options)
         left = resume(folder, sources, made, getattr(options, "overwrite", False))
         parts = divide(left.todo, options.part_size)

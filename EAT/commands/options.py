@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..audio.stored import is_remote
 from ..checkpoint.formats import WEIGHTS
 from ..errors import ConfigError
 from ..inference.devices import usable_device
@@ -125,6 +126,12 @@ def status(options: argparse.Namespace, unusable: int, count: int) -> int:
         what = f"{unusable:,} of {count:,} recordings could not be used"
         print(f"{what}, {verdict} --allow-unreadable {allowed:g} allows", file=sys.stderr)
     return int(unusable > allowed * count)
+
+
+def refuse_remote(output: str | None) -> None:
+    """Raise ConfigError for an output in a store, where one process would make a folder of that name instead."""
+    if output and is_remote(output):
+        raise ConfigError(f"{output} is in a store, to which only --ray writes; give a place on this machine.")
 
 
 def multi_label(task: str) -> bool | None:

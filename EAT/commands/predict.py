@@ -27,7 +27,7 @@ from ..pictures.style import check_library
 from ..progress import progress_bar
 from .command_line import described, exit_status
 from .on_ray import add_ray_flags, run_on_ray
-from .options import RECORDINGS, add_flags, open_model, status, workers
+from .options import RECORDINGS, add_flags, open_model, refuse_remote, status, workers
 from .prediction_text import TEXT_FORMATS, Wanted, as_record, audacity, render, table_of
 
 ENDINGS = {**TABLES, ".json": "json", ".rttm": "rttm"}
@@ -204,6 +204,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say; returns the exit status, 0 or 1. Raises ConfigError, CheckpointError or DataError."""
     if options.ray:
         return run_on_ray(options, Scores)
+    refuse_remote(options.output)
     sources, problems = find_sources(options.source)
     several = len(sources) > 1 or any(os.path.isdir(path) for path in options.source)
     file_format = _format(options, several)

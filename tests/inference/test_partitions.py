@@ -5,9 +5,11 @@ tests/commands/cluster/run.sh.
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -29,7 +31,7 @@ def job_of(module: Any, sources: list[str], *given: str) -> Job:
     return {extract: extract.Features, predict: predict.Scores}[module](options)
 
 
-def fill(folder: Path, sources: list[str], job: Job, size: int = 3, **options: bool) -> list[Problem]:
+def fill(folder: Path | str, sources: list[str], job: Job, size: int = 3, **options: bool) -> list[Problem]:
     """Do what is left, as a cluster would; gives back what could not be done."""
     left = resume(folder, find_sources(sources, open_shards=False)[0], job.made, **options)
     written = [write_part(folder, part, job) for part in divide(left.todo, size)]
@@ -116,6 +118,55 @@ def test_a_folder_is_filled_from_where_it_stopped(clips: list[Path], tmp_path: P
     bad.write_bytes(clips[8].read_bytes())
     assert not fill(out, [*sources, str(bad)], vectors)
     assert sorted(rows(out)) == sorted([*sources, str(bad)]) and not list((out / UNREADABLE).iterdir())
+
+
+def test_a_store_is_filled_as_a_folder_is(
+    clips: list[Path], tmp_path: Path, vectors: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions, what could not be done, what was begun, what made it; and nothing on this machine's disk."""
+    monkeypatch.chdir(tmp_path)
+    store, address = fsspec.filesystem("memory"), "memory://bucket/of [results]/"
+    sources, bad = [str(clip) for clip in clips[:7]], tmp_path / "bad.wav"
+    bad.write_text("no audio")
+    assert not fill(address, sources[:4], vectors)
+    for _ in range(2):
+        (problem,) = fill(address, [*sources, str(bad)], vectors)
+        assert problem.path == str(bad) and "is not audio" in problem.error
+    fill(tmp_path / "out", [*sources, str(bad)], vectors, size=2)
+    below = "/bucket/of [results]"
+    found = pyarrow.parquet.read_table(below, filesystem=store).to_pylist()
+    assert {row["path"]: row for row in found} == rows(tmp_path / "out") and len(found) == 7
+    table = pyarrow.parquet.read_table(f"{below}/{UNREADABLE}", filesystem=store)
+    assert table.to_pylist() == [problem._asdict()]
+    left = resume(address, find_sources([*sources, str(bad)])[0], vectors.made)
+    assert (left.done, [source.address for source in left.todo]) == (7, [str(bad)])
+    assert not store.find(f"{below}/{BEGUN}")
+    other = job_of(extract, sources, *FEATURES, "--granularity", "utterance")
+    with pytest.raises(ConfigError, match=r"memory://bucket/of \[results\]/ holds rows that were made with gran"):
+        fill(address, sources, other)
+    assert not fill(address, sources, other, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.wav", "out"]
+
+
+def test_a_store_that_does_not_do_as_it_is_told_is_named(clips: list[Path], vectors: Job) -> None:
+    with socket.socket() as nobody:  # a port that no server has
+        nobody.bind(("127.0.0.1", 0))
+        address = f"ftp://127.0.0.1:{nobody.getsockname()[1]}/out"
+        with pytest.raises(DataError, match=rf"^{address} cannot be reached \(.+refused\)\.$"):
+            fill(address, [str(clips[0])], vectors)
+    with pytest.raises(ConfigError, match=r"nonsense://out is no address that fsspec knows"):
+        fill("nonsense://out", [str(clips[0])], vectors)
+
+
+@pytest.mark.parametrize("module", [extract, predict])
+def test_one_process_writes_to_no_store(
+    module: Any, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--source", str(clips[0]), "--checkpoint", "none.pt", "--output", "s3://bucket/out/"]
+    assert module.main(given) == 2
+    assert "s3://bucket/out/ is in a store, to which only --ray writes" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_model_or_readout_is_refused(clips: list[Path], tmp_path: Path, vectors: Job) -> None:

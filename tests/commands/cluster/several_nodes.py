@@ -200,9 +200,19 @@ def check_s3(folder: Path, sources: list[str]) -> None:
         run(*given, "--num-workers", 2, "--output", folder / "of_s3")
         with cluster(2) as nodes:
             run(*given, "--ray", nodes.address, "--output", folder / "rows_of_s3", "--part-size", 5)
+            inside = [*given, "--ray", nodes.address, "--output", "s3://bucket/rows", "--part-size", 5]
+            first = start(*inside)
+            while len(store.glob("bucket/rows/part-*")) < 2:
+                assert first.poll() is None
+                time.sleep(0.2)
+                store.invalidate_cache()
+            first.send_signal(signal.SIGKILL)
+            first.wait()
+            assert "were there already" in run(*inside)
+        store.get("bucket/rows/", f"{folder}/rows_in_s3/", recursive=True)
         run("EAT.extract", "--source", *sources[:30], *given[4:], "--output", folder / "of_files")
     found = rows(folder / "rows_of_s3")
-    assert len(found) == 30
+    assert len(found) == 30 and rows(folder / "rows_in_s3") == found
     for path, row in found.items():
         name = Path(path.rpartition(":")[2] if ".tar:" in path else path).stem + ".npy"
         patches = np.array(row["features"], np.float32).reshape(row["shape"])
@@ -210,7 +220,7 @@ def check_s3(folder: Path, sources: list[str]) -> None:
         for other in ("of_s3", "of_files"):
             assert np.array_equal(patches, np.load(folder / other / name)), (path, other)
     print("extract from S3's protocol, 4 tars of 5 clips and 10 files, frames with times, on 2 nodes and in one "
-          "process: as from local files to the bit")  # fmt: skip
+          "process: as from local files to the bit; so are rows in S3, the command killed and begun again")  # fmt: skip
 
 
 CHECKS = check_prediction, check_extraction, check_s3
