@@ -25,6 +25,6 @@ installed="$(($(size) - before)) MB, installed in $(($(date +%s) - began)) s"
 {
     echo "Written by $HERE/run.sh on $(date +%F): $("$ENVIRONMENT/bin/python" --version), $(grep '^torch==' requirements.txt),"
     echo "ray[data]==2.60.0 beside torch and pyarrow: $installed."
-    "$ENVIRONMENT/bin/python" -u "$HERE/several_nodes.py" 2>&1 | grep --line-buffered -v ' INFO ' |
+    "$ENVIRONMENT/bin/python" -u "$HERE/several_nodes.py" 2>&1 | grep --line-buffered -v '[[:space:]]INFO ' |
         sed -u -e "s#$PWD/##g" -e 's#/tmp/tmp[a-z0-9_]*#TEMPORARY#g'
 } | tee "$HERE/log.txt"
