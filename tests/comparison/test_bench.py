@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,6 +15,7 @@ from EAT.comparison.recipes import Plan, composed, count_gflop, plans, read_benc
 from EAT.comparison.runs import read_results
 from EAT.comparison.table import markdown, rows
 from EAT.errors import ConfigError
+from EAT.pictures.compute import draw_compute
 
 from ..conftest import ROOT
 from ..fairseq_runs import environment
@@ -119,6 +121,19 @@ def test_noise_is_that_of_all_recipes_and_many_comparisons_count():
     sure += [line("eat", 3, 0.5), line("b", 3, 0.56), line("log-mel", 1, 0.46, gflop=0.0)]
     shown = markdown(rows(sure, "tiny", "eat", "all"), ["mean"])
     assert "(**+6.0**)" in shown and "46.0 (**-4.0**)" in shown
+
+
+def test_the_picture_has_a_point_a_recipe_and_size_and_numbers_on_its_axis():
+    """Runs of one size that differ by a little work, as deeper decoders round it, are one point."""
+    lines = [line("eat", seed, 0.5, gflop=93_000.0 + seed) for seed in (1, 2)]
+    lines += [{**line("eat", 3, 0.7, gflop=372_000.0), "size": "large"}, line("other", 1, 0.6, gflop=93_000.0)]
+    lines += [line("untrained", 1, 0.4, gflop=0.0)]
+    (axes,) = draw_compute(lines, "eat", "all", "mean").axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["93", "372"]
+    curves = {curve.get_label(): curve for curve in axes.lines}
+    np.testing.assert_allclose(curves["eat"].get_ydata(), [50.0, 70.0])
+    np.testing.assert_allclose(curves["other"].get_ydata(), [60.0])
+    assert [text.get_text() for text in axes.texts] == ["untrained"]
 
 
 def test_plans_of_other_work_or_seed_are_other_runs():
