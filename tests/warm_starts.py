@@ -147,5 +147,6 @@ if __name__ == "__main__":
     import fairseq_cli.hydra_train  # noqa: F401
     import torch._dynamo  # noqa: F401, every optimiser imports it
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in its background ignores Ctrl-C
     with socket.socket(fileno=int(sys.argv[1])) as asked:
         serve(asked)

@@ -44,8 +44,6 @@ def test_a_signal_reaches_reading_processes_that_have_nothing_to_read(clip_manif
 
 
 def test_ctrl_c_ends_in_a_sentence(clip_manifest: Path, tmp_path: Path) -> None:
-    # Tests started in a shell's background ignore Ctrl-C, and so would what they start.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     stopped = signalled(signal.SIGINT, clip_manifest, tmp_path, "dataset.num_workers=2")
     assert stopped.status == 130 and "Traceback" not in stopped.output, stopped.output[-3000:]
     assert f"Nothing was saved in {tmp_path} yet, so the same command starts anew." in stopped.output
