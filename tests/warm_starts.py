@@ -35,7 +35,9 @@ class WarmRun:
         os.close(writer)
         theirs.close()
         self.stdout = os.fdopen(reader)
-        self.pid = int(self._status.recv(64))
+        told = self._status.recv(64)
+        assert told, f"{__file__} has ended; run it by hand to see why"
+        self.pid = int(told)
         self.returncode: int | None = None
 
     def wait(self, timeout: float | None = None) -> int:
