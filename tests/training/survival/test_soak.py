@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 import psutil
@@ -53,5 +54,6 @@ def test_two_thousand_updates(clip_manifest: Path, tmp_path: Path) -> None:
         f"files {min(files)} to {max(files)}"
     )
     assert growth < 0.02 * memory[0]
-    assert max(files[len(files) // 2 :]) <= max(files[: len(files) // 2]) + 2  # a file of the moment
+    # Medians, since a save that is under way has files of its own: one file more every third checkpoint would be seen.
+    assert statistics.median(files[len(files) // 2 :]) <= statistics.median(files[: len(files) // 2]) + 2
     assert len(list(tmp_path.glob("*.pt"))) == 4  # last, previous and the two of keep_interval_updates
