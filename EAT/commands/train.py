@@ -83,7 +83,6 @@ def _checked(options: argparse.Namespace) -> tuple[Path, list[str], bool]:
         raise ConfigError(f"training needs {error.name}: pip install 'eat-audio[train]'{only}.") from None
     folder, settings = options.config_dir or FOLDER, list(options.settings)
     user_dir = next((setting.split("=", 1)[1] for setting in settings if setting.startswith("common.user_dir=")), "EAT")
-    here = not options.multirun and not options.cfg and user_dir == "EAT"
     if not options.multirun:
         cfg = before.compose(folder, options.config_name, settings)
         user_dir = cfg.common.user_dir or "EAT"
@@ -91,10 +90,10 @@ def _checked(options: argparse.Namespace) -> tuple[Path, list[str], bool]:
             cfg.common.user_dir = str(PACKAGE)
         if not options.cfg:
             clips = before.check(cfg)
-            here = here and before.trains_alone()
             takes = before.forecast(cfg, len(clips)) if os.environ.get("RANK", "0") == "0" else None
             if takes is not None:
                 print(takes, file=sys.stderr)
+    here = user_dir == "EAT" and not (options.multirun or options.cfg) and before.trains_alone()
     if user_dir == "EAT":  # a relative path, which leads nowhere from elsewhere
         package = str(PACKAGE).replace("\\", "\\\\").replace("'", "\\'")
         settings = [setting for setting in settings if setting != "common.user_dir=EAT"]

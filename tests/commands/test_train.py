@@ -13,7 +13,7 @@ import torch
 
 import EAT
 from EAT.commands import train
-from EAT.recipes import FOLDER
+from EAT.recipes import FOLDER, copy_recipe
 from EAT.training import before
 
 from ..conftest import CONFORMANCE, ROOT
@@ -86,6 +86,21 @@ def test_mistakes_are_found_before_it_begins(data: str, capsys, arguments: list[
     assert train.main(given) == 2
     said = capsys.readouterr().err
     assert re.search(sentence, said) and said.startswith("error: ") and said.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="fairseq starts processes")
+def test_a_folder_of_one_s_own_is_trained_from_a_new_process(data: str, tmp_path: Path) -> None:
+    """Also where a recipe's file names it: it may import from EAT what wraps fairseq's command line."""
+    (tmp_path / "mine_of_a_test").mkdir()
+    (tmp_path / "mine_of_a_test" / "__init__.py").touch()
+    _, technical = copy_recipe("pretraining_AS2M", tmp_path / "recipes")
+    given = ["--config-name", "pretraining_AS2M", "--config-dir", str(tmp_path / "recipes"), data, *TINY]
+    options = train.parser().parse_intermixed_args(given)
+    assert train._checked(options)[2]
+    text = technical.read_text()
+    assert "user_dir: EAT\n" in text
+    technical.write_text(text.replace("user_dir: EAT\n", f"user_dir: {tmp_path / 'mine_of_a_test'}\n"))
+    assert not train._checked(options)[2]
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 3, reason="there are as many")
