@@ -172,6 +172,7 @@ ADDED = {
         "criterion.min_skill": 0,
         "criterion.guarded_from": 5000,
         "model.attention": "softmax",
+        "model.block": "post_norm",
         "model.compile_or_stop": False,
         "model.decoder": "convolution",
         "model.ema_schedule": "linear",
@@ -183,7 +184,13 @@ ADDED = {
         "model.targets": "averaged_feed_forward",
         "model.utterance_blocks": 0,
     },
-    "finetuning": {**CHOICES, "criterion.class_weights": None, "model.attention": None, "model.positions": None},
+    "finetuning": {
+        **CHOICES,
+        "criterion.class_weights": None,
+        "model.attention": None,
+        "model.block": None,
+        "model.positions": None,
+    },
 }
 """Keys that release 1.0 had not, by kind of recipe: choices, each at what the code did before, except that it saved by
 no clock and decayed matrices alone, where the published runs decay every trained tensor."""

@@ -46,6 +46,24 @@ except EAT.errors.CheckpointError as error:
 else:
     raise AssertionError("norms were dropped")
 """,
+    "Another block": """
+import EAT
+from EAT.network.block import Block
+loaded = EAT.load(path)
+first = loaded.encoder.blocks[0]
+assert type(first) is mine.PreNorm and loaded.encoder.settings.block == "pre_norm"
+x = torch.randn(1, 3, 32)
+with torch.no_grad():
+    y, f = first(x)
+    assert torch.allclose(y - f, x + first.attn(first.norm1(x)), atol=1e-6)
+    assert not torch.allclose(y, Block.forward(first, x)[0], atol=0.1)
+try:
+    __import__("EAT.convert").convert.convert(path, path + ".pub", "published")
+except EAT.errors.CheckpointError as error:
+    assert "block=pre_norm" in str(error)
+else:
+    raise AssertionError("the kind of block was dropped")
+""",
     "Another front end": """
 import EAT
 loaded = EAT.load(path)

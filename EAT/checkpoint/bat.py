@@ -34,6 +34,7 @@ from .validation import sized
 
 HOLDS: dict[str, tuple[Any, ...]] = {
     "attention": ("gated",),
+    "block": ("post_norm",),
     "positions": ("bat",),
     "decoder": ("transformer",),
     "targets": ("block_outputs",),

@@ -50,6 +50,7 @@ BLOCKS = "blocks."
 HOLDS = {
     "pooling": ("cls", "mean", "linear_softmax"),
     "attention": ("softmax",),
+    "block": ("post_norm",),
     "positions": ("sine_cosine",),
     "time_patches": (768,),
     "decoder": ("convolution",),

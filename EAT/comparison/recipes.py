@@ -29,9 +29,11 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError
+from ..network.mixtures import MixturePretraining
 from ..network.objective import TERMS
 from ..network.pretraining import Pretraining
 from ..network.settings import PretrainingSettings
+from ..training.parameter_groups import mark_parameters
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,10 @@ def composed(config: Path, base: str, overrides: Sequence[str]) -> Mapping[str, 
 def count_gflop(recipe: Mapping[str, Any]) -> float:
     """Work of one update, counted: multiply-adds as 2, of everything that runs through the network once and back.
 
-    Two clips are counted and scaled to the batch.
+    Two clips are counted and scaled to the batch; products of matrices in the optimiser's step are added.
     """
+    from fairseq.optim import build_optimizer
+    from omegaconf import OmegaConf
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
     # PyTorch's counter knows the attention kernels of GPUs alone.
@@ -149,7 +153,7 @@ def count_gflop(recipe: Mapping[str, Any]) -> float:
         ),
     }
     settings = PretrainingSettings.take(recipe["model"])
-    model = Pretraining(settings)
+    model = (MixturePretraining if settings.mixtures else Pretraining)(settings)
     filterbank = torch.randn(2, 1, int(recipe["task"]["target_length"]), settings.mel_bins)
     batch = model.draw(filterbank, [0, 1], seed=1, epoch=1)
     weights = {
@@ -158,8 +162,14 @@ def count_gflop(recipe: Mapping[str, Any]) -> float:
     with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
         outcome = model(batch, [name for name in weights if name in TERMS])
         torch.stack([weights[name] * value for name, value in outcome.terms.items()]).sum().backward()
+    mark_parameters(model)
+    optimizer = build_optimizer(
+        OmegaConf.create({**recipe["optimizer"], "lr": recipe["optimization"]["lr"]}), list(model.parameters())
+    )
+    with FlopCounterMode(display=False) as of_step:
+        optimizer.step()
     clips = recipe["dataset"]["batch_size"] * recipe["optimization"]["update_freq"][0]
-    return counter.get_total_flops() / 1e9 / 2 * clips
+    return (counter.get_total_flops() / 2 * clips + of_step.get_total_flops()) / 1e9
 
 
 def plans(bench: Bench, size: str, config: Path, only: Sequence[str] | None = None) -> list[Plan]:

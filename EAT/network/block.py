@@ -1,4 +1,6 @@
-"""The post-norm Transformer block (method section 2.5). It is given its attention; :data:`ATTENTIONS` has the choices.
+"""The post-norm Transformer block (method section 2.5), whose choices are :data:`BLOCKS`.
+
+A block is given its attention; :data:`ATTENTIONS` has the choices.
 
 An attention is built from :class:`EncoderSettings` and called as ``(x, key_mask, rows) -> those rows``: (B, S, D) in,
 the first ``rows`` tokens out, all of them where ``rows`` is None. Every token may be attended to where ``key_mask``,
@@ -124,3 +126,7 @@ class Block(nn.Module):
         r = self.norm1(x[:, :rows] + self.drop_path(self.attn(x, key_mask, rows)))
         f = self.mlp(r)
         return self.norm2(r + self.drop_path(f)), f
+
+
+BLOCKS: dict[str, type[Block]] = {"post_norm": Block}
+"""The choices of ``model.block``, called as :class:`Block` is."""

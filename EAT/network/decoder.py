@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError
-from .block import Block
+from .block import BLOCKS
 from .encoder import INITIALISATIONS
 from .masking import Masks
 from .patches import Grid
@@ -93,12 +93,14 @@ class TransformerDecoder(nn.Module):
         blocks = EncoderSettings(
             embed_dim=width, depth=settings.decoder_layers, num_heads=settings.decoder_heads,
             mlp_ratio=settings.decoder_mlp_ratio, norm_eps=settings.norm_eps, attention=settings.attention,
+            block=settings.block,
         )  # fmt: skip
         table = Grid(settings.time_patches, settings.mel_bins // settings.patch_size)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
         self.positions = nn.Parameter(choose(POSITIONS, settings.positions, "model.positions")(width, table))
         self.input = nn.Identity() if width == dim else nn.Linear(dim, width, bias=False)
-        self.blocks = nn.ModuleList(Block(blocks) for _ in range(settings.decoder_layers))
+        block = choose(BLOCKS, settings.block, "model.block")
+        self.blocks = nn.ModuleList(block(blocks) for _ in range(settings.decoder_layers))
         self.projection = nn.Linear(width, dim, bias=False)
         choose(INITIALISATIONS, settings.initialisation, "model.initialisation")(self)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError
-from .block import Block
+from .block import BLOCKS
 from .patches import Grid, PatchEmbedding
 from .positions import POSITIONS, TIME_PATCHES, Positions
 from .settings import EncoderSettings, choose
@@ -84,7 +84,8 @@ class Encoder(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim).normal_())
         self.norm = nn.LayerNorm(dim, eps=settings.norm_eps)
         rates = torch.linspace(0, settings.drop_path, settings.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(Block(settings, rate) for rate in rates)
+        block = choose(BLOCKS, settings.block, "model.block")
+        self.blocks = nn.ModuleList(block(settings, rate) for rate in rates)
         choose(INITIALISATIONS, settings.initialisation, "model.initialisation")(self)
 
     @property

@@ -115,6 +115,7 @@ class EncoderSettings(Settings):
     patch_size: int = setting(16, "side of a square patch, in frames and mel bins", size=True)
     mel_bins: int = setting(128, "mel bins of the filterbank", size=True)
     attention: str = setting("softmax", "attention of the blocks", size=True)
+    block: str = setting("post_norm", "kind of the blocks: where their norms stand", size=True)
     positions: str = setting("sine_cosine", "rule of the position table", size=True)
     time_patches: int = setting(
         TIME_PATCHES,

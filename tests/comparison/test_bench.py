@@ -9,9 +9,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
-from EAT.comparison.recipes import Plan, composed, count_gflop, plans, read_bench
+from EAT.comparison.recipes import Plan, composed, count_gflop, import_choices, plans, read_bench
 from EAT.comparison.runs import read_results
 from EAT.comparison.table import markdown, rows
 from EAT.errors import ConfigError
@@ -61,6 +62,44 @@ def test_the_count_is_that_worked_out_by_hand():
     extra = clips * (3 * student + teacher) / 1e9
     counted = count_gflop(deeper) - count_gflop(recipe)
     assert counted == pytest.approx(extra, rel=0.005)  # biases' gradients are products too, 0.4 %
+
+
+def test_the_count_has_mixtures_and_the_optimiser_in_it(bench_file):
+    """Every clip with its mixture is more than twice the work; Muon's steps are products of matrices, here by hand."""
+    project = yaml.safe_load((ROOT / "benchmarks" / "science" / "recipes.yaml").read_text())
+    project["sizes"] = {"tiny": {"updates": 8, "seeds": [1], "overrides": TINY}}
+    bench_file.write_text(yaml.safe_dump(project))
+    made = {plan.recipe: plan for plan in plans(read_bench(bench_file), "tiny", CONFIG)}
+    assert set(made) == set(project["recipes"])  # all of them compose, and a step of each can be made
+    for plan in made.values():
+        assert plan.updates == max(1, round(8 * made["eat"].gflop / plan.gflop))
+    eat, mixtures, muon = (made[name].gflop for name in ("eat", "mixtures", "muon"))
+    assert 2.0 < mixtures / eat < 2.5
+
+    def steps(m: int, n: int) -> int:
+        return 5 * (2 * m * m * n + 2 * m**3 + 2 * m * m * n)
+
+    of_a_block = 4 * steps(32, 32) + 2 * steps(32, 128)  # queries, keys, values, projection, feed-forward
+    assert muon - eat == pytest.approx(2 * of_a_block / 1e9)
+
+
+def test_muon_steps_along_orthogonal_matrices():
+    """All singular values are near 1, whatever the gradient's were; the step is 0.2 sqrt(max(m, n)) of that."""
+    import_choices(str(ROOT / "benchmarks" / "science" / "candidates"))
+    candidates = sys.modules["candidates"]
+    torch.manual_seed(1)
+    for shape in ((64, 64), (256, 64), (64, 256), (3, 64, 64)):
+        values = torch.linalg.svdvals(candidates.orthogonalised(torch.randn(shape)))
+        assert 0.6 < values.median() < 1.3 and values.max() < 1.3
+    matrix, vector = torch.nn.Parameter(torch.zeros(128, 64)), torch.nn.Parameter(torch.zeros(64))
+    groups = [{"params": [p], "muon": p is matrix, "weight_decay": 0.0} for p in (matrix, vector)]
+    optimizer = candidates.MuonAndAdamW(groups, lr=0.1)
+    for p in (matrix, vector):
+        p.grad = torch.randn(p.shape)
+    optimizer.step()
+    np.testing.assert_allclose(vector.detach(), -0.1 * vector.grad.sign(), rtol=1e-4)  # AdamW's first step
+    assert torch.linalg.svdvals(matrix.detach()).median().item() == pytest.approx(0.1 * 0.2 * 128**0.5, rel=0.3)
+    assert torch.nn.functional.cosine_similarity(matrix.detach().flatten(), matrix.grad.flatten(), dim=0) < -0.8
 
 
 def test_files_and_names_that_cannot_be_are_refused_in_a_sentence(bench_file, tmp_path):

@@ -3,16 +3,22 @@
 The folder is a ``common.user_dir``, as docs/extending.md has it.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
+from fairseq.optim import register_optimizer
 from torch import nn
 
 import EAT.models
 import EAT.tasks  # noqa: F401
+from EAT.data.augmentation import AUGMENTATIONS, Augmentation
+from EAT.network.block import BLOCKS, Block
 from EAT.network.masking import MASKINGS, keep
 from EAT.network.objective import TARGETS, TERMS, averaged_targets
 from EAT.network.positions import POSITIONS, sine_cosine
 from EAT.network.random import words
+from EAT.training.adamw import EATAdamW, EATAdamWConfig
 
 POSITIONS["faint"] = lambda width, grid: 0.2 * sine_cosine(width, grid)
 POSITIONS["none"] = lambda width, grid: 0.0 * sine_cosine(width, grid)
@@ -100,6 +106,29 @@ class Spectrogram(nn.Module):
 TARGETS["spectrogram"] = Spectrogram
 
 
+class Anchored(nn.Module):
+    """The spectrogram's projections at first, EAT's targets from update 300 on, in between a mean that moves over."""
+
+    updates = 300
+
+    def __init__(self, settings):
+        super().__init__()
+        self.spectrogram = Spectrogram(settings)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long), persistent=False)
+
+    def forward(self, encoder, filterbank):
+        self.seen += self.training
+        share = (self.seen / self.updates).clamp(max=1.0)
+        frame = torch.lerp(
+            self.spectrogram(encoder, filterbank)["frame"],
+            averaged_targets(encoder(filterbank, collect=True).feed_forward), share,
+        )  # fmt: skip
+        return {"frame": frame, "utterance": frame.mean(dim=1)}
+
+
+TARGETS["anchored"] = Anchored
+
+
 def contrast(comparison):
     """Tell the clones of a clip from those of others by their CLS outputs (temperature 0.1)."""
     cls = F.normalize(comparison.cls[comparison.counts].float(), dim=-1)  # (B, M, D)
@@ -142,3 +171,87 @@ def varied(settings, grid, keys, filterbank):
 
 
 MASKINGS["varied"] = varied
+
+
+class PreNorm(Block):
+    """Norms before attention and feed-forward: r = x + Attention(LayerNorm1(x)), y = r + FeedForward(LayerNorm2(r))."""
+
+    def forward(self, x, key_mask=None, rows=None):
+        r = x[:, :rows] + self.drop_path(self.attn(self.norm1(x), key_mask, rows))
+        f = self.mlp(self.norm2(r))
+        return r + self.drop_path(f), f
+
+
+BLOCKS["pre_norm"] = PreNorm
+
+
+class Filled(Augmentation):
+    """Clips shorter than the filterbank are repeated until they fill it, so that nothing is padding."""
+
+    def apply(self, batch, drawn):
+        if not self.settings.augmentations.get("filled"):
+            return batch
+        filterbank, frames = batch["filterbank"], batch["frames"]
+        length = filterbank.shape[2]
+        place = torch.arange(length, device=filterbank.device) % frames.to(filterbank.device).clamp(min=1)[:, None]
+        filled = filterbank.gather(2, place[:, None, :, None].expand_as(filterbank))
+        return {**batch, "filterbank": filled, "frames": torch.full_like(frames, length)}
+
+
+AUGMENTATIONS["filled"] = Filled
+
+
+def orthogonalised(matrices):
+    """The nearest (semi-)orthogonal matrices, roughly: five Newton-Schulz steps of Muon's quintic, (..., m, n)."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x.mT if tall else x).float()
+
+
+class MuonAndAdamW(torch.optim.AdamW):
+    """Groups marked ``muon`` by Muon (momentum 0.95, Nesterov, steps as long as AdamW's), the others by AdamW."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["muon"]]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in (group for group in groups if group["muon"]):
+            for p in (p for p in group["params"] if p.grad is not None):
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 0.05)
+                ahead = p.grad.lerp(momentum, 0.95)
+                pieces = ahead.view(-1, p.shape[1], p.shape[1]) if p.shape[0] == 3 * p.shape[1] else ahead[None]
+                update = orthogonalised(pieces) * 0.2 * max(pieces.shape[-2:]) ** 0.5
+                p.mul_(1.0 - group["lr"] * group["weight_decay"]).sub_(update.view_as(p), alpha=group["lr"])
+        return loss
+
+
+@dataclass
+class MuonConfig(EATAdamWConfig):
+    """Those of AdamW, for what Muon does not train."""
+
+
+@register_optimizer("muon", dataclass=MuonConfig)
+class EATMuon(EATAdamW):
+    """Muon for the matrices of Transformer blocks (queries, keys and values each), AdamW for everything else."""
+
+    def __init__(self, cfg, params):
+        super().__init__(cfg, params)
+        groups = []
+        for group in self._optimizer.param_groups:
+            kinds = {False: [], True: []}
+            for p in group["params"]:
+                name = p.optim_overrides["parameter_name"]
+                kinds["blocks." in name and name.endswith(".weight") and p.ndim == 2].append(p)
+            own = {"lr_scale": group["lr_scale"], "weight_decay": group["weight_decay"]}
+            groups += [{"params": some, "muon": muon, **own} for muon, some in kinds.items() if some]
+        self._optimizer = MuonAndAdamW(groups, lr=self._lr, betas=tuple(cfg.betas), eps=cfg.eps)
+        self.scales_in_step = False
