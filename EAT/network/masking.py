@@ -32,7 +32,8 @@ class Masks(NamedTuple):
 def inverse_block(settings: MaskSettings, grid: Grid, keys: Tensor, filterbank: Tensor | None = None) -> Masks:
     """Inverse block masking: keep a fraction of 1 - mask_prob in square blocks, mask the rest.
 
-    1. floor(N ((1 - mask_prob) + adjust) / length^2) block centres, uniform, with replacement;
+    1. floor(N ((1 - mask_prob) + adjust) / length^2) block centres, uniform, with replacement: none on a short clip,
+       which makes this random masking;
     2. each keeps its length x length neighbourhood, cut off at the grid's edges;
     3. exactly floor(N (1 - mask_prob)) patches are kept: surplus ones dropped at random, missing ones added at random.
 
@@ -49,8 +50,7 @@ def inverse_block(settings: MaskSettings, grid: Grid, keys: Tensor, filterbank: 
         ConfigError: where the fraction leaves no patch visible, or none masked.
     """
     patches = grid.patches
-    visible_fraction = (1.0 - settings.mask_prob) + settings.mask_prob_adjust
-    blocks = max(0, int(patches * visible_fraction / settings.mask_length**2))
+    blocks = settings.blocks(patches)
     drawn = words(keys, patches + blocks)  # (B, M, N + n)
     in_block = _block_map(below(drawn[..., patches:], patches), grid, settings.mask_length).flatten(2)
     return keep(settings.kept(patches), drawn[..., :patches], in_block)

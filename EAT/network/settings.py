@@ -180,6 +180,14 @@ class MaskSettings(Settings):
         if not -1.0 <= self.mask_prob_adjust <= 1.0:
             raise ConfigError(f"mask_prob_adjust is {self.mask_prob_adjust}; it must lie between -1 and 1.")
 
+    def blocks(self, patches: int) -> int:
+        """Blocks that inverse block masking keeps: floor(N ((1 - mask_prob) + mask_prob_adjust) / mask_length^2).
+
+        Where they are longer than what stays visible there are none, and single patches are kept at random.
+        """
+        visible_fraction = (1.0 - self.mask_prob) + self.mask_prob_adjust
+        return max(0, int(patches * visible_fraction / self.mask_length**2))
+
     def kept(self, patches: int) -> int:
         """Visible patches of each mask: floor(N (1 - mask_prob)). Raises ConfigError for none or all."""
         # The fraction is worked out in the order that the published numbers were, so that floor() agrees with them.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,12 +12,15 @@ from fairseq.tasks import register_task
 from ..data.manifest import Manifest
 from ..errors import ConfigError
 from ..network.masking import Drawing
+from ..network.settings import PretrainingSettings
 from .clip_task import ClipTask, ClipTaskConfig
 from .fairseq_clips import FairseqClips
 from .fairseq_support import reports_user_errors, restored_path, unwrap
 from .half_precision import FP16Optimizer
 from .pretraining_start import start_from
 from .survival.checkpoints import is_new_run
+
+logger = logging.getLogger("EAT")
 
 
 @dataclass
@@ -43,6 +47,9 @@ class EATPretrainingTask(ClipTask):
         """
         model: Any = super().build_model(cfg, from_checkpoint)
         self.drawing = unwrap(model).drawing(self.cfg.target_length)
+        no_blocks = without_blocks(unwrap(model).settings, self.cfg.target_length)
+        if no_blocks:
+            logger.warning(no_blocks)
         restored = restored_path(cfg)
         if from_checkpoint or (restored is not None and not is_new_run(restored)):
             return model
@@ -88,6 +95,21 @@ class EATPretrainingTask(ClipTask):
         # In half precision the student's float32 parameters live in the optimiser; the teacher averages those.
         masters = float32_masters(optimizer, core) if isinstance(optimizer, FP16Optimizer) else None
         core.update_teacher(update_num + 1, masters, self.bad)
+
+
+def without_blocks(settings: PretrainingSettings, frames: int) -> str:
+    """What to say where inverse block masking keeps no block of clips of so many frames; nothing where it does."""
+    time, frequency = frames // settings.patch_size, settings.mel_bins // settings.patch_size
+    if settings.masking != "inverse_block" or settings.blocks(time * frequency):
+        return ""
+    shorter = range(settings.mask_length - 2, 1, -2)
+    fits = next((n for n in shorter if replace(settings, mask_length=n).blocks(time * frequency)), None)
+    help = "a longer task.target_length does" if fits is None else f"model.mask_length={fits} does"
+    return (
+        f"masks keep no blocks: one of model.mask_length={settings.mask_length} is larger than what stays visible of "
+        f"{time} x {frequency} patches, so that patches are kept one by one, as with model.masking=random; {help} keep "
+        "blocks"
+    )
 
 
 def float32_masters(optimizer: FP16Optimizer, model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -7,12 +7,15 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from EAT.network.settings import PretrainingSettings
 from EAT.system import slow_on_cpu
+from EAT.training.pretraining_task import without_blocks
 
 from ..conftest import ROOT
 from ..fairseq_runs import COMMAND, TINY, environment, train, train_distributed
@@ -103,11 +106,22 @@ def test_start_up_says_what_matters_in_a_few_lines(clip_manifest: Path, tmp_path
         "dataset.batch_size=4",
     )
     before = run.output.split("[train_inner]")[0].splitlines()
-    assert len(before) <= 8, before
+    assert len(before) <= 9, before
     assert re.search(r"pace: [\d.e-]+ s an update\n", run.output)  # after the third, which is the last
     text = "\n".join(before)
+    assert "model.mask_length=5 is larger than what stays visible of 8 x 8 patches" in text  # of 1.28 s
     assert "124 clips listed in" in text and "M trained parameters" in text and "float32" in text and "CPU" in text
     assert "Deprecat" not in run.output and "FutureWarning" not in run.output
+
+
+def test_masks_without_blocks_are_named_where_they_are_and_nowhere_else() -> None:
+    """0.27 of 64 patches are 17, fewer than a block of 25 and more than one of 9; of 16 they are 4."""
+    settings = PretrainingSettings()
+    assert settings.blocks(512) == 5 and settings.blocks(64) == 0 and without_blocks(settings, 1024) == ""
+    assert without_blocks(settings, 128).endswith("model.mask_length=3 does keep blocks")
+    assert without_blocks(settings, 32).endswith("a longer task.target_length does keep blocks")
+    assert without_blocks(replace(settings, mask_length=3), 128) == ""
+    assert without_blocks(replace(settings, masking="random"), 128) == ""
 
 
 @pytest.mark.parametrize("workers", [0, 2])
