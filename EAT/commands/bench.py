@@ -10,7 +10,7 @@ from pathlib import Path
 from ..comparison.corpus import TABLES, prepare_corpus
 from ..comparison.recipes import plans, read_bench
 from ..comparison.runs import carry_out_all, read_results, with_controls
-from ..comparison.table import markdown, rows
+from ..comparison.table import figures_markdown, markdown, rows
 from ..errors import ConfigError, EATError
 from ..inference.readouts import READOUTS
 from ..pictures.compute import draw_compute
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add("--jobs", type=int, default=usable_cores(), metavar="N", help="runs side by side, a core each (default: cores)")
     add("--keep", action="store_true", help="keep the runs' checkpoints and logs")
     add("--table", action="store_true", help="only show what the results hold")
+    add("--figures", action="store_true", help="only show how the logged figures go along with the scores")
     add("--picture", type=Path, metavar="FILE", help="also draw scores against work")
     return top
 
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         check_kind(args.picture)
     bench = read_bench(args.recipes)
     failed = 0
-    if not args.table:
+    if not (args.table or args.figures):
         data, tasks = sources(args)
         only = args.only.split(",") if args.only else None
         planned = with_controls(bench, plans(bench, args.size, FOLDER, only))
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     table = rows(read_results(args.results), args.size, bench.reference, args.division)
     if not table:
         raise ConfigError(f"{args.results} holds no run of the size {args.size!r}.")
-    print(markdown(table, args.readouts.split(",")))
+    print((figures_markdown if args.figures else markdown)(table, args.readouts.split(",")))
     if args.picture:
         save(draw_compute(read_results(args.results), bench.reference, args.division), args.picture)
         print(f"picture -> {args.picture}")

@@ -144,6 +144,8 @@ def count_gflop(recipe: Mapping[str, Any]) -> float:
     from omegaconf import OmegaConf
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+    from ..training import adamw  # noqa: F401 - which makes itself known
+
     # PyTorch's counter knows the attention kernels of GPUs alone.
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     kernels = {

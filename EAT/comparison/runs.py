@@ -71,7 +71,7 @@ def judge(tasks: Mapping[str, Path], checkpoint: str | None, recipe: Mapping[str
 
 def watched(folder: Path) -> dict[str, float]:
     """The last figures that a run logged of its learning."""
-    wanted = ("_fraction", "_skill", "_std", "_loss", "loss")
+    wanted = ("_fraction", "_skill", "_rank", "_std", "_loss", "loss")
     return {
         name: values[-1]
         for name, values in read_run(folder).items()

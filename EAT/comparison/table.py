@@ -155,6 +155,32 @@ def markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
     return "\n".join(made)
 
 
+def figures_markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
+    """In Markdown: how a recipe's figures go along with its scores, Spearman's rank correlation over the recipes.
+
+    Bold where its p, times the number of correlations shown, is below 0.05. A figure that fewer than five recipes
+    logged has no row.
+    """
+    from scipy.stats import spearmanr
+
+    trained = [row for row in table if row.figures]
+    columns = [column for column in max((row.cells for row in table), key=len) if column[1] in readouts]
+    found: dict[str, tuple[int, list[tuple[float, float]]]] = {}
+    for name in sorted({name for row in trained for name in row.figures}):
+        logged = [row for row in trained if name in row.figures]
+        if len(logged) >= 5 and len({row.figures[name] for row in logged}) > 1:
+            values = [row.figures[name] for row in logged]
+            tests = [spearmanr(values, [row.cells[column].mean for row in logged]) for column in columns]
+            found[name] = len(logged), [(float(test.statistic), float(test.pvalue)) for test in tests]
+    compared = len(found) * len(columns)
+    heads = ["figure", "recipes", *(f"{task} {readout}" for task, readout in columns)]
+    made = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name, (recipes, tested) in found.items():
+        cells = [f"{'**' * (p * compared < 0.05)}{rho:+.2f}{'**' * (p * compared < 0.05)}" for rho, p in tested]
+        made.append("| " + " | ".join([f"`{name}`", str(recipes), *cells]) + " |")
+    return "\n".join(made)
+
+
 def _written(cell: Cell, compared: int) -> str:
     spread = "" if math.isnan(cell.interval) else f" ± {cell.interval:.1f}"
     if math.isnan(cell.difference):

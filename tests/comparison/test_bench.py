@@ -14,7 +14,7 @@ import yaml
 
 from EAT.comparison.recipes import Plan, composed, count_gflop, import_choices, plans, read_bench
 from EAT.comparison.runs import read_results
-from EAT.comparison.table import markdown, rows
+from EAT.comparison.table import figures_markdown, markdown, rows
 from EAT.errors import ConfigError
 from EAT.pictures.compute import draw_compute
 
@@ -160,6 +160,19 @@ def test_noise_is_that_of_all_recipes_and_many_comparisons_count():
     sure += [line("eat", 3, 0.5), line("b", 3, 0.56), line("log-mel", 1, 0.46, gflop=0.0)]
     shown = markdown(rows(sure, "tiny", "eat", "all"), ["mean"])
     assert "(**+6.0**)" in shown and "46.0 (**-4.0**)" in shown
+
+
+def test_figures_go_along_with_scores_as_ranks_do():
+    """Ranks 1 to 5 against 1 2 3 5 4: rho = 1 - 6 * 2 / (5 * 24) = 0.9; against their squares 1, whose p is 0."""
+    lines = [line("log-mel", 1, 0.9, gflop=0.0) | {"figures": {}}]
+    for recipe, skill, accuracy in zip(["eat", *"abcd"], (1, 2, 3, 4, 5), (0.1, 0.2, 0.3, 0.5, 0.4), strict=True):
+        one = line(recipe, 1, accuracy)
+        lines.append(one | {"figures": {"frame_skill": skill / 10, "same": 0.5, "square": accuracy**2}})
+    lines[1]["figures"]["rare"] = 0.5
+    assert figures_markdown(rows(lines, "tiny", "eat", "all"), ["mean"]).splitlines() == [
+        "| figure | recipes | task mean |", "|---|---|---|", "| `frame_skill` | 5 | +0.90 |",
+        "| `square` | 5 | **+1.00** |",
+    ]  # fmt: skip
 
 
 def test_the_picture_has_a_point_a_recipe_and_size_and_numbers_on_its_axis():

@@ -12,7 +12,7 @@ from ..conftest import ROOT
 
 PAGE = (ROOT / "docs" / "science.md").read_text()
 RESULTS = "benchmarks/science/runs.jsonl"
-TABLES = re.findall(rf"`python -m EAT\.bench (--results {re.escape(RESULTS)} --table[^`]*)`", PAGE)
+TABLES = re.findall(rf"`python -m EAT\.bench (--results {re.escape(RESULTS)} --(?:table|figures)[^`]*)`", PAGE)
 
 
 @pytest.mark.parametrize("command", TABLES)
