@@ -129,6 +129,38 @@ class Anchored(nn.Module):
 TARGETS["anchored"] = Anchored
 
 
+def as_another_voice(filterbank, bins=6, tilt=0.3):
+    """Each clip as if another throat and another microphone had made it; what is padding (0) stays.
+
+    Its mel bins are moved by up to ``bins`` either way, what is beyond the edge repeated, and it is filtered: up to
+    ``tilt`` standard deviations of each of three half waves over frequency, and of all of it.
+    """
+    clips, _, _, size = filterbank.shape
+    device = filterbank.device
+    shift = torch.randint(-bins, bins + 1, (clips, 1), device=device)
+    source = (torch.arange(size, device=device) + shift).clamp(0, size - 1)[:, None, None]
+    waves = torch.cos(torch.pi * torch.arange(4, device=device)[:, None] * torch.linspace(0, 1, size, device=device))
+    gain = (torch.rand(clips, 4, device=device) * 2 - 1) * tilt @ waves  # (B, mel bins)
+    heard = (filterbank != 0).any(dim=3, keepdim=True)
+    moved = filterbank.gather(3, source.expand_as(filterbank)) + gain[:, None, None].to(filterbank.dtype)
+    return torch.where(heard, moved, filterbank)
+
+
+class AnotherVoice(nn.Module):
+    """EAT's targets, of a teacher that hears each clip :func:`as_another_voice` while the student hears it as it is."""
+
+    def __init__(self, settings):
+        super().__init__()
+
+    def forward(self, encoder, filterbank):
+        made = encoder(as_another_voice(filterbank) if self.training else filterbank, collect=True)
+        frame = averaged_targets(made.feed_forward)
+        return {"frame": frame, "utterance": frame.mean(dim=1), "features": made.tokens[:, 1:].float().mean(dim=1)}
+
+
+TARGETS["another_voice"] = AnotherVoice
+
+
 def contrast(comparison):
     """Tell the clones of a clip from those of others by their CLS outputs (temperature 0.1)."""
     cls = F.normalize(comparison.cls[comparison.counts].float(), dim=-1)  # (B, M, D)
