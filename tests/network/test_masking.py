@@ -106,6 +106,16 @@ def test_centres_keep_their_clipped_neighbourhood() -> None:
     assert (kept == by_hand).all()
 
 
+def test_where_no_block_fits_masks_are_random_ones() -> None:
+    """floor(64 * 0.27 / 25) = 0 centres; of three patches one centre fits, and nine or fewer patches lie together."""
+    blockless, of_one = MaskSettings(), MaskSettings(masking="random")
+    assert torch.equal(draw(blockless, 8, [1, 2]).visible, draw(of_one, 8, [1, 2]).visible)
+    assert not torch.equal(draw(blockless, 64, [1, 2]).visible, draw(of_one, 64, [1, 2]).visible)
+    kept = ~mask_map(draw(MaskSettings(mask_length=3), 8, list(range(50)))).view(800, 8, 8).numpy()
+    largest = [np.bincount(ndimage.label(one)[0].flatten())[1:].max() for one in kept]
+    assert min(largest) >= 4  # a block in the corner
+
+
 def test_shares_that_leave_nothing_are_refused(conformance: Path) -> None:
     with pytest.raises(ConfigError, match="keeps 0 of 64 patches"):
         draw(MaskSettings(mask_prob=0.99), 8, [1])
