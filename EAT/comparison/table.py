@@ -1,10 +1,12 @@
-"""Results as tables: means over seeds with intervals, paired differences from the reference, how sure they are.
+"""Results as tables: means over seeds with intervals, differences from the reference, how sure they are.
 
 Three seeds say little of how far seeds are apart; all recipes' seeds together say more. An analysis of variance gives
 one standard deviation to all rows: for means, of what is left when each recipe has lost its own mean; for differences,
-of what is left when each seed has lost its own too, which two recipes share. So a single seed has an interval as well.
+of what is left when each seed has lost its own too, which two recipes share. So a single seed has an interval as well,
+and its difference is the one that recipes of several seeds leave to it: where both have all seeds, that of the means.
 Many recipes are compared with one: a difference counts where its p, times their number, is below 0.05 (Bonferroni's
-correction). Clips that other collections hold are another matter: all rows are judged by the same.
+correction); the two controls, which ask another question, are two. Clips that other collections hold are another
+matter: all rows are judged by the same.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Cell(NamedTuple):
     interval: float
     """Half the width of the 95 % interval of the mean (Student's t); NaN where no recipe has two seeds."""
     difference: float
-    """From the reference, seeds paired; NaN for the reference itself and rows without common seeds."""
+    """From the reference, without what seeds do to all; NaN for the reference and what shares no seeds with it."""
     difference_interval: float
     p: float
     """Of the t-test of that difference alone; NaN where nothing is known of the noise."""
@@ -46,10 +48,24 @@ class Row(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """How far runs are from what their recipe, or their recipe and seed, explain."""
+    """What recipe, or recipe and seed, explain of runs, and how far the runs are from that."""
 
     deviation: float
     freedom: int
+    recipes: Sequence[str] = ()
+    values: np.ndarray = np.zeros(0)
+    """By run."""
+    design: np.ndarray = np.zeros((0, 0))
+    """By run and what explains it, recipes first."""
+
+    def difference(self, recipe: str, reference: str) -> tuple[float, float]:
+        """How far recipes are apart, and the share of a run's variance that this has; NaN where runs do not tell."""
+        asked = np.zeros(self.design.shape[1])
+        asked[[self.recipes.index(recipe), self.recipes.index(reference)]] = 1.0, -1.0
+        weights = asked @ np.linalg.pinv(self.design)
+        if not np.allclose(weights @ self.design, asked, atol=1e-6):
+            return math.nan, math.nan
+        return float(weights @ self.values), float(weights @ weights)
 
     def interval(self, share: float) -> float:
         """Half the width of the 95 % interval of what has this share of a run's variance; NaN if nothing is known."""
@@ -78,7 +94,7 @@ def noise(values: Mapping[str, Mapping[int, float]], by_seed: bool) -> Noise:
     fitted, _, rank, _ = np.linalg.lstsq(design, scored, rcond=None)
     freedom = len(runs) - int(rank)
     left = float(((scored - design @ fitted) ** 2).sum())
-    return Noise(math.sqrt(left / freedom) if freedom else math.nan, freedom)
+    return Noise(math.sqrt(left / freedom) if freedom else math.nan, freedom, recipes, scored, design)
 
 
 def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division: str) -> list[Row]:
@@ -105,16 +121,16 @@ def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division
         values = {recipe: scored for recipe, runs in by_recipe.items() if (scored := _scores(runs, column, division))}
         of_runs = {recipe: scored for recipe, scored in values.items() if recipe != LOG_MEL}
         of_means, of_differences = noise(of_runs, by_seed=False), noise(of_runs, by_seed=True)
-        theirs = values.get(reference, {})
+        theirs = list(values.get(reference, {}).values())
         for recipe, scored in values.items():
-            plain = recipe == LOG_MEL  # it has no seeds, and so no noise: all of the reference's are its pairs
-            pairs = [scored[min(scored) if plain else s] - value for s, value in theirs.items() if plain or s in scored]
-            mean = float(np.mean(pairs)) if pairs and recipe != reference else math.nan
-            share = (1 if plain else 2) / max(len(pairs), 1)
-            cells[recipe][column] = Cell(
-                float(np.mean(list(scored.values()))), math.nan if plain else of_means.interval(1 / len(scored)),
-                mean, of_differences.interval(share), of_differences.p(mean, share),
-            )  # fmt: skip
+            mean, plain = float(np.mean(list(scored.values()))), recipe == LOG_MEL
+            apart, share, of = math.nan, math.nan, of_means if plain else of_differences
+            if theirs and plain:  # it has no seeds and no noise, the reference has both
+                apart, share = mean - float(np.mean(theirs)), 1 / len(theirs)
+            elif theirs and recipe != reference:
+                apart, share = of.difference(recipe, reference)
+            spread = math.nan if plain else of_means.interval(1 / len(scored))
+            cells[recipe][column] = Cell(mean, spread, apart, of.interval(share), of.p(apart, share))
     found = []
     for recipe, runs in by_recipe.items():
         names = sorted({name for line in runs.values() for name in line["figures"]})
@@ -149,7 +165,8 @@ def markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
             figures = (row.figures.get(name) for name in ("frame_position_fraction", "frame_skill"))
             work = f"{row.gflop / 1000:,.1f}" if row.gflop else ""
             cells = [row.recipe, str(row.seeds), work, *("" if f is None else f"{f:.2f}" for f in figures)]
-            cells += [_written(row.cells[column], compared) if column in row.cells else "" for column in columns]
+            many = 2 if row.recipe in (LOG_MEL, UNTRAINED) else compared
+            cells += [_written(row.cells[column], many) if column in row.cells else "" for column in columns]
             made.append("| " + " | ".join(cells) + " |")
         made.append("")
     return "\n".join(made)

@@ -148,13 +148,19 @@ def test_noise_is_that_of_all_recipes_and_many_comparisons_count():
     for recipe, gains in (("a", (1, 3)), ("b", (5, 7)), ("c", (9,))):
         lines += [line(recipe, seed, 0.5 + gain / 100) for seed, gain in zip((1, 2), gains, strict=False)]
     table = {row.recipe: row.cells["task", "mean"] for row in rows(lines, "tiny", "eat", "all")}
-    errors = [math.sqrt(4 / 3 / 2 * share) for share in (1, 1, 2)]  # of differences: 2 degrees of freedom, 2 / seeds
+    # The others gain 0, 2 and 2 from seed 1 to 2, so that c would have 59 + 4 / 3; its share of the noise is 1 for its
+    # run, 4 / 9 + 1 / 9 for the reference's and 4 / 36 for those of a and b. There are 2 degrees of freedom.
+    assert [table[recipe].difference for recipe in "abc"] == pytest.approx([2, 6, 9 + 2 / 3])
+    errors = [math.sqrt(4 / 3 / 2 * share) for share in (1, 1, 5 / 3)]
     assert [table[recipe].difference_interval / 4.3027 for recipe in "abc"] == pytest.approx(errors, rel=1e-4)
     # Student's t of two degrees of freedom has p = 1 - t / sqrt(2 + t^2).
-    ts = [gain / error for gain, error in zip((2.0, 6.0, 9.0), errors, strict=True)]
+    ts = [gain / error for gain, error in zip((2.0, 6.0, 29 / 3), errors, strict=True)]
     by_hand = [1 - t / math.sqrt(2 + t * t) for t in ts]
     assert [table[recipe].p for recipe in "abc"] == pytest.approx(by_hand, rel=1e-6)
     assert by_hand[1] < 0.05 < 3 * by_hand[1]  # one comparison would have been enough
+    alone = [*lines, line("d", 7, 0.9)]  # a seed that no other has: nothing is known of the difference
+    lonely = next(row for row in rows(alone, "tiny", "eat", "all") if row.recipe == "d").cells["task", "mean"]
+    assert lonely.mean == 90.0 and math.isnan(lonely.difference) and math.isnan(lonely.p)
     assert "(+6.0)" in markdown(rows(lines, "tiny", "eat", "all"), ["mean"])
     sure = [one for one in lines if one["recipe"] in ("eat", "b")]
     sure += [line("eat", 3, 0.5), line("b", 3, 0.56), line("log-mel", 1, 0.46, gflop=0.0)]
