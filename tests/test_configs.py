@@ -200,6 +200,7 @@ CHANGED = {
     "pretraining_demo": {
         "model.ema_decay": 0.99,
         "model.ema_end_decay": 0.999,
+        "optimization.lr": [2e-3],
         "model.masking": "random",  # which it was under another name: no block of five patches fits
         "optimization.max_update": 900,
     },

@@ -96,7 +96,7 @@ assert torch.allclose(changed[:, 0, 5, -1], slopes.float()) and torch.equal(chan
 assert abs(model["encoder.positions.table"].abs().max().item() - 0.2) < 1e-6
 import json, re
 rates = {float(json.loads(line)["lr"]) for line in re.findall(r"train_inner\\]\\[INFO\\] - (.*)", log)}
-assert rates == {0.0006}
+assert rates == {0.002}
 groups = torch.load(path)["last_optimizer_state"]["param_groups"]
 assert sorted((len(group["params"]), group["weight_decay"] > 0) for group in groups)[0] == (2, True)
 """,
