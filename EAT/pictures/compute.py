@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from .style import MUTED, PALETTE, new_figure, styled
+from .style import MUTED, OTHERS, PALETTE, new_figure, styled
 
 UNTRAINED = "untrained"
 CONTROLS = {UNTRAINED, "log-mel"}
@@ -17,6 +18,9 @@ CONTROLS = {UNTRAINED, "log-mel"}
 @styled
 def draw_compute(lines: Iterable[Mapping[str, Any]], reference: str, division: str, readout: str = "rows_max") -> Any:
     """A panel a task: runs as small points, each recipe's means over seeds joined over sizes, controls as lines across.
+
+    Where recipes are more than there are colours, those of one size alone are grey. What is far below the reference and
+    the controls is a triangle at the lower edge.
 
     Args:
         lines: of a file of results (:mod:`EAT.comparison.runs`).
@@ -41,21 +45,32 @@ def draw_compute(lines: Iterable[Mapping[str, Any]], reference: str, division: s
             axes.axhline(mean, color=MUTED, linestyle=":" if recipe == UNTRAINED else "--", linewidth=1)
             axes.annotate(recipe, (1.0, mean), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                           color=MUTED, fontsize=8)  # fmt: skip
+        seen = [value for name in CONTROLS | {reference} for of in recipes.get(name, {}).values() for _, value in of]
+        floor = min(seen, default=0.0) - 5.0
+        named = [recipe for recipe in trained if recipe == reference or len(recipes[recipe]) > 1]
+        colours = dict(zip(trained if len(trained) <= len(PALETTE) else named, itertools.cycle(PALETTE), strict=False))
         for number, recipe in enumerate(trained):
-            beside = 1.02 ** (number - (len(trained) - 1) / 2)  # points of equal work stand side by side
+            # Points of equal work stand side by side.
+            beside = 1.5 ** ((number - (len(trained) - 1) / 2) / max(8, len(trained)))
             runs = [np.array(of) for of in recipes[recipe].values()]
             means = sorted((of[:, 0].mean() * beside, of[:, 1].mean()) for of in runs)
-            colour = PALETTE[number % len(PALETTE)]
-            axes.plot(*zip(*means, strict=True), "o-", color=colour, label=recipe,
-                      linewidth=2.5 if recipe == reference else 1.2)  # fmt: skip
+            colour = colours.get(recipe, OTHERS)
+            axes.plot(*zip(*means, strict=True), "o-", color=colour, label=recipe if recipe in colours else None,
+                      linewidth=2.5 if recipe == reference else 1.2, zorder=2 + (recipe in colours))  # fmt: skip
             for of in runs:
-                axes.plot(
-                    np.full(len(of), of[:, 0].mean() * beside), of[:, 1], "o", color=colour, alpha=0.35, markersize=4
-                )
+                place = np.full(len(of), of[:, 0].mean() * beside)
+                axes.plot(place, of[:, 1], "o", color=colour, alpha=0.35, markersize=4)
+                below = place[of[:, 1] < floor]
+                axes.plot(below, np.full(len(below), floor + 0.3), "v", color=colour)
         axes.set(title=f"{task}, {readout}", xlabel="pre-training (TFLOP)", ylabel="accuracy (%)", xscale="log")
         works = sorted(float(np.mean([work for work, _ in of])) for of in recipes.get(reference, {}).values())
+        axes.set_ylim(bottom=max(floor, axes.get_ylim()[0]))
+        if works:
+            axes.set_xlim(works[0] / 1.5, works[-1] * 1.5)
         axes.set_xticks(works, [f"{work:,.0f}" for work in works])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(True)
+        if len(colours) < len(trained):
+            axes.plot([], [], "o", color=OTHERS, label=f"{len(trained) - len(colours)} other recipes")
     figure.axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

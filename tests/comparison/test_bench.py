@@ -17,6 +17,7 @@ from EAT.comparison.runs import read_results
 from EAT.comparison.table import figures_markdown, markdown, rows
 from EAT.errors import ConfigError
 from EAT.pictures.compute import draw_compute
+from EAT.pictures.style import PALETTE
 
 from ..conftest import ROOT
 from ..fairseq_runs import environment
@@ -192,6 +193,18 @@ def test_the_picture_has_a_point_a_recipe_and_size_and_numbers_on_its_axis():
     np.testing.assert_allclose(curves["eat"].get_ydata(), [50.0, 70.0])
     np.testing.assert_allclose(curves["other"].get_ydata(), [60.0])
     assert [text.get_text() for text in axes.texts] == ["untrained"]
+
+
+def test_recipes_beyond_the_colours_are_grey_and_what_failed_is_at_the_edge():
+    lines = [line("eat", 1, 0.5), line("untrained", 1, 0.45, gflop=0.0), line("fails", 1, 0.1)]
+    lines += [line(f"recipe{number}", 1, 0.5) for number in range(len(PALETTE))]
+    lines += [{**line(recipe, 1, 0.6, gflop=20.0), "size": "large"} for recipe in ("eat", "recipe1")]
+    (axes,) = draw_compute(lines, "eat", "all", "mean").axes
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert named == ["eat", "recipe1", f"{len(PALETTE)} other recipes"]
+    assert axes.get_ylim()[0] == pytest.approx(40.0)  # five points below the untrained network
+    below = [curve for curve in axes.lines if curve.get_marker() == "v" and len(curve.get_xdata())]
+    assert len(below) == 1 and 40.0 < below[0].get_ydata()[0] < 41.0
 
 
 def test_plans_of_other_work_or_seed_are_other_runs():
