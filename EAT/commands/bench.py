@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.results} holds no run of the size {args.size!r}.")
     print((figures_markdown if args.figures else markdown)(table, args.readouts.split(",")))
     if args.picture:
-        save(draw_compute(read_results(args.results), bench.reference, args.division), args.picture)
+        save(draw_compute(read_results(args.results), bench.reference, args.size, args.division), args.picture)
         print(f"picture -> {args.picture}")
     return 1 if failed else 0
 

@@ -16,7 +16,9 @@ CONTROLS = {UNTRAINED, "log-mel"}
 
 
 @styled
-def draw_compute(lines: Iterable[Mapping[str, Any]], reference: str, division: str, readout: str = "rows_max") -> Any:
+def draw_compute(
+    lines: Iterable[Mapping[str, Any]], reference: str, size: str, division: str, readout: str = "rows_max"
+) -> Any:
     """A panel a task: runs as small points, each recipe's means over seeds joined over sizes, controls as lines across.
 
     Where recipes are more than there are colours, those of one size alone are grey. What is far below the reference and
@@ -25,11 +27,15 @@ def draw_compute(lines: Iterable[Mapping[str, Any]], reference: str, division: s
     Args:
         lines: of a file of results (:mod:`EAT.comparison.runs`).
         reference: the recipe that is drawn heavier.
+        size: one of those that are drawn; others are where the reference is the same but for its updates.
         division: which groups' accuracy.
         readout: of which features.
     """
     from matplotlib.ticker import NullFormatter
 
+    lines = list(lines)
+    theirs = {line["size"]: line["overrides"] for line in lines if line["recipe"] == reference}
+    lines = [line for line in lines if theirs.get(line["size"]) == theirs.get(size)]
     points: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {}
     for line in lines:
         for task, of in line["scores"].items():

@@ -119,7 +119,7 @@ def test_files_and_names_that_cannot_be_are_refused_in_a_sentence(bench_file, tm
 
 def line(recipe: str, seed: int, accuracy: float, gflop: float = 5.0) -> dict:
     return {
-        "key": f"{recipe}{seed}", "recipe": recipe, "size": "tiny", "seed": seed, "gflop": gflop,
+        "key": f"{recipe}{seed}", "recipe": recipe, "size": "tiny", "seed": seed, "gflop": gflop, "overrides": [],
         "figures": {"frame_skill": 0.5},
         "scores": {"task": {"mean": {"all": [accuracy - 0.1, accuracy + 0.1], "choice": [0.0]}}},
     }  # fmt: skip
@@ -186,8 +186,9 @@ def test_the_picture_has_a_point_a_recipe_and_size_and_numbers_on_its_axis():
     """Runs of one size that differ by a little work, as deeper decoders round it, are one point."""
     lines = [line("eat", seed, 0.5, gflop=93_000.0 + seed) for seed in (1, 2)]
     lines += [{**line("eat", 3, 0.7, gflop=372_000.0), "size": "large"}, line("other", 1, 0.6, gflop=93_000.0)]
+    lines += [{**line("eat", 1, 0.8, gflop=93_000.0), "size": "another", "overrides": ["optimization.lr=[1]"]}]
     lines += [line("untrained", 1, 0.4, gflop=0.0)]
-    (axes,) = draw_compute(lines, "eat", "all", "mean").axes
+    (axes,) = draw_compute(lines, "eat", "tiny", "all", "mean").axes
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["93", "372"]
     curves = {curve.get_label(): curve for curve in axes.lines}
     np.testing.assert_allclose(curves["eat"].get_ydata(), [50.0, 70.0])
@@ -199,7 +200,7 @@ def test_recipes_beyond_the_colours_are_grey_and_what_failed_is_at_the_edge():
     lines = [line("eat", 1, 0.5), line("untrained", 1, 0.45, gflop=0.0), line("fails", 1, 0.1)]
     lines += [line(f"recipe{number}", 1, 0.5) for number in range(len(PALETTE))]
     lines += [{**line(recipe, 1, 0.6, gflop=20.0), "size": "large"} for recipe in ("eat", "recipe1")]
-    (axes,) = draw_compute(lines, "eat", "all", "mean").axes
+    (axes,) = draw_compute(lines, "eat", "tiny", "all", "mean").axes
     named = [text.get_text() for text in axes.get_legend().get_texts()]
     assert named == ["eat", "recipe1", f"{len(PALETTE)} other recipes"]
     assert axes.get_ylim()[0] == pytest.approx(40.0)  # five points below the untrained network
