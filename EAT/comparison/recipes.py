@@ -142,6 +142,7 @@ def count_gflop(recipe: Mapping[str, Any]) -> float:
     """
     from fairseq.optim import build_optimizer
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
     from ..training import adamw  # noqa: F401 - which makes itself known
@@ -165,9 +166,12 @@ def count_gflop(recipe: Mapping[str, Any]) -> float:
         outcome = model(batch, [name for name in weights if name in TERMS])
         torch.stack([weights[name] * value for name, value in outcome.terms.items()]).sum().backward()
     mark_parameters(model)
-    optimizer = build_optimizer(
-        OmegaConf.create({**recipe["optimizer"], "lr": recipe["optimization"]["lr"]}), list(model.parameters())
-    )
+    try:
+        optimizer = build_optimizer(
+            OmegaConf.create({**recipe["optimizer"], "lr": recipe["optimization"]["lr"]}), list(model.parameters())
+        )
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the optimiser cannot be made with these settings: {' '.join(str(error).split())}") from None
     with FlopCounterMode(display=False) as of_step:
         optimizer.step()
     clips = recipe["dataset"]["batch_size"] * recipe["optimization"]["update_freq"][0]

@@ -15,7 +15,12 @@ import yaml
 from EAT.comparison.recipes import Plan, composed, count_gflop, import_choices, plans, read_bench
 from EAT.comparison.runs import read_results
 from EAT.comparison.table import figures_markdown, markdown, rows
+from EAT.data.augmentation import AUGMENTATIONS
 from EAT.errors import ConfigError
+from EAT.network.block import BLOCKS
+from EAT.network.masking import MASKINGS
+from EAT.network.objective import TARGETS, TERMS
+from EAT.network.positions import POSITIONS
 from EAT.pictures.compute import draw_compute
 from EAT.pictures.style import PALETTE
 
@@ -25,6 +30,24 @@ from ..tiny import NETWORK, ON_A_CPU, model
 
 CONFIG = ROOT / "config"
 TINY = [*ON_A_CPU, *model(NETWORK), "task.target_length=64", "dataset.batch_size=8", "lr_scheduler.warmup_updates=1"]
+
+
+TABLES: tuple[dict, ...] = (AUGMENTATIONS, BLOCKS, MASKINGS, POSITIONS, TARGETS, TERMS)
+ADDED: tuple[dict, ...] = tuple({} for _ in TABLES)
+"""What the candidates added to the tables when they were imported, which happens once in a process."""
+
+
+@pytest.fixture(autouse=True)
+def candidates_stay_here():
+    """Other tests find the tables as the package has them."""
+    before = [dict(table) for table in TABLES]
+    for table, added in zip(TABLES, ADDED, strict=True):
+        table.update(added)
+    yield
+    for table, own, added in zip(TABLES, before, ADDED, strict=True):
+        added.update({name: choice for name, choice in table.items() if name not in own})
+        table.clear()
+        table.update(own)
 
 
 @pytest.fixture
@@ -244,11 +267,17 @@ def test_the_bench_runs_resumes_and_says_what_failed(bench_file, data_with_group
     assert again.returncode == 0 and again.stdout == first.stdout and read_results(results) == lines
 
     broken = yaml.safe_load(bench_file.read_text())
-    broken["recipes"]["breaks"] = ["optimization.lr=[.nan]"]
+    broken["recipes"]["breaks"] = ["dataset.train_subset=nowhere"]
     bench_file.write_text(yaml.safe_dump(broken))
     third = run("--only", "eat,breaks")
     assert third.returncode == 1 and third.stderr.count("error: breaks (seed") == 2
     assert read_results(results) == lines
+
+    broken["recipes"]["breaks"] = ["optimization.lr=[.nan]"]
+    bench_file.write_text(yaml.safe_dump(broken))
+    refused = run("--only", "eat,breaks")
+    assert refused.returncode == 2 and "error: the optimiser cannot be made with these settings" in refused.stderr
+    assert "Traceback" not in refused.stderr and read_results(results) == lines
 
     results.write_text(results.read_text() + '{"key": \n')
     fourth = run("--table")
