@@ -128,5 +128,5 @@ class Block(nn.Module):
         return self.norm2(r + self.drop_path(f)), f
 
 
-BLOCKS: dict[str, type[Block]] = {"post_norm": Block}
-"""The choices of ``model.block``, called as :class:`Block` is."""
+BLOCKS: dict[str, type[nn.Module]] = {"post_norm": Block}
+"""The choices of ``model.block``, made and called as ``Block`` is."""
