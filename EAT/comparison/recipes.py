@@ -88,7 +88,7 @@ def read_bench(path: Path) -> Bench:
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
         sizes = {
-            name: Size(int(size["updates"]), tuple(map(int, size["seeds"])), tuple(size.get("overrides") or ()))
+            name: Size(int(size["updates"]), tuple(map(int, size["seeds"])), _flat(size.get("overrides") or ()))
             for name, size in given["sizes"].items()
         }
         recipes = {name: tuple(overrides or ()) for name, overrides in given["recipes"].items()}
@@ -102,6 +102,11 @@ def read_bench(path: Path) -> Bench:
     if bench.reference not in recipes:
         raise ConfigError(f"{path}: the reference {bench.reference!r} is none of its recipes.")
     return bench
+
+
+def _flat(overrides: Sequence[str | Sequence[str]]) -> tuple[str, ...]:
+    """Overrides, of which some may stand in a list that several sizes share."""
+    return tuple(one for some in overrides for one in ([some] if isinstance(some, str) else some))
 
 
 def import_choices(user_dir: str) -> None:

@@ -155,19 +155,19 @@ def _gain(row: Row) -> float:
 def markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
     """In Markdown, a table a task: mean ± interval, and in brackets the difference, bold where it counts."""
     compared = sum(row.recipe not in (LOG_MEL, UNTRAINED) for row in table) - 1
-    widest = max((row.cells for row in table), key=len)
+    shown = _columns(table, readouts)
     made = []
-    for task in dict.fromkeys(task for task, _ in widest):
-        columns = [column for column in widest if column[0] == task and column[1] in readouts]
+    for task in dict.fromkeys(task for task, _ in shown):
+        columns = [column for column in shown if column[0] == task]
         heads = ["recipe", "seeds", "TFLOP", "position", "skill", *(readout for _, readout in columns)]
-        made += [f"{task}, accuracy in %", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+        made += [f"{task}, accuracy in %", "", *_heads(heads)]
         for row in table:
             figures = (row.figures.get(name) for name in ("frame_position_fraction", "frame_skill"))
             work = f"{row.gflop / 1000:,.1f}" if row.gflop else ""
             cells = [row.recipe, str(row.seeds), work, *("" if f is None else f"{f:.2f}" for f in figures)]
             many = 2 if row.recipe in (LOG_MEL, UNTRAINED) else compared
             cells += [_written(row.cells[column], many) if column in row.cells else "" for column in columns]
-            made.append("| " + " | ".join(cells) + " |")
+            made.append(_line(cells))
         made.append("")
     return "\n".join(made)
 
@@ -181,7 +181,7 @@ def figures_markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
     from scipy.stats import spearmanr
 
     trained = [row for row in table if row.figures]
-    columns = [column for column in max((row.cells for row in table), key=len) if column[1] in readouts]
+    columns = _columns(table, readouts)
     found: dict[str, tuple[int, list[tuple[float, float]]]] = {}
     for name in sorted({name for row in trained for name in row.figures}):
         logged = [row for row in trained if name in row.figures]
@@ -190,17 +190,31 @@ def figures_markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
             tests = [spearmanr(values, [row.cells[column].mean for row in logged]) for column in columns]
             found[name] = len(logged), [(float(test.statistic), float(test.pvalue)) for test in tests]
     compared = len(found) * len(columns)
-    heads = ["figure", "recipes", *(f"{task} {readout}" for task, readout in columns)]
-    made = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    made = _heads(["figure", "recipes", *(f"{task} {readout}" for task, readout in columns)])
     for name, (recipes, tested) in found.items():
-        cells = [f"{'**' * (p * compared < 0.05)}{rho:+.2f}{'**' * (p * compared < 0.05)}" for rho, p in tested]
-        made.append("| " + " | ".join([f"`{name}`", str(recipes), *cells]) + " |")
+        made.append(_line([f"`{name}`", str(recipes), *(_sure(f"{rho:+.2f}", p, compared) for rho, p in tested)]))
     return "\n".join(made)
+
+
+def _columns(table: Sequence[Row], readouts: Sequence[str]) -> list[Column]:
+    return [column for column in max((row.cells for row in table), key=len) if column[1] in readouts]
+
+
+def _heads(cells: Sequence[str]) -> list[str]:
+    return [_line(cells), "|" + "---|" * len(cells)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _sure(text: str, p: float, compared: int) -> str:
+    """Bold where it stands out among as many comparisons (Bonferroni's correction)."""
+    return f"**{text}**" if p * max(compared, 1) < 0.05 else text
 
 
 def _written(cell: Cell, compared: int) -> str:
     spread = "" if math.isnan(cell.interval) else f" ± {cell.interval:.1f}"
     if math.isnan(cell.difference):
         return f"{cell.mean:.1f}{spread}"
-    bold = "**" * (cell.p * max(compared, 1) < 0.05)
-    return f"{cell.mean:.1f}{spread} ({bold}{cell.difference:+.1f}{bold})"
+    return f"{cell.mean:.1f}{spread} ({_sure(f'{cell.difference:+.1f}', cell.p, compared)})"

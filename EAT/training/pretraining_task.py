@@ -12,6 +12,7 @@ from fairseq.tasks import register_task
 from ..data.manifest import Manifest
 from ..errors import ConfigError
 from ..network.masking import Drawing
+from ..network.patches import Grid
 from ..network.settings import PretrainingSettings
 from .clip_task import ClipTask, ClipTaskConfig
 from .fairseq_clips import FairseqClips
@@ -99,16 +100,16 @@ class EATPretrainingTask(ClipTask):
 
 def without_blocks(settings: PretrainingSettings, frames: int) -> str:
     """What to say where inverse block masking keeps no block of clips of so many frames; nothing where it does."""
-    time, frequency = frames // settings.patch_size, settings.mel_bins // settings.patch_size
-    if settings.masking != "inverse_block" or settings.blocks(time * frequency):
+    grid = Grid(frames // settings.patch_size, settings.mel_bins // settings.patch_size)
+    if settings.masking != "inverse_block" or settings.blocks(grid.patches):
         return ""
     shorter = range(settings.mask_length - 2, 1, -2)
-    fits = next((n for n in shorter if replace(settings, mask_length=n).blocks(time * frequency)), None)
+    fits = next((n for n in shorter if replace(settings, mask_length=n).blocks(grid.patches)), None)
     help = "a longer task.target_length does" if fits is None else f"model.mask_length={fits} does"
     return (
         f"masks keep no blocks: one of model.mask_length={settings.mask_length} is larger than what stays visible of "
-        f"{time} x {frequency} patches, so that patches are kept one by one, as with model.masking=random; {help} keep "
-        "blocks"
+        f"{grid.time} x {grid.frequency} patches, so that patches are kept one by one, as with model.masking=random; "
+        f"{help} keep blocks"
     )
 
 

@@ -12,10 +12,10 @@ from torch import nn
 
 import EAT.models
 import EAT.tasks  # noqa: F401
-from EAT.data.augmentation import AUGMENTATIONS, Augmentation
+from EAT.data.augmentation import AUGMENTATIONS, Further
 from EAT.network.block import BLOCKS, Block
 from EAT.network.masking import MASKINGS, keep
-from EAT.network.objective import TARGETS, TERMS, averaged_targets
+from EAT.network.objective import TARGETS, TERMS, AveragedFeedForward, averaged_targets
 from EAT.network.positions import POSITIONS, sine_cosine
 from EAT.network.random import words
 from EAT.training.adamw import EATAdamW, EATAdamWConfig
@@ -146,16 +146,11 @@ def as_another_voice(filterbank, bins=6, tilt=0.3):
     return torch.where(heard, moved, filterbank)
 
 
-class AnotherVoice(nn.Module):
+class AnotherVoice(AveragedFeedForward):
     """EAT's targets, of a teacher that hears each clip :func:`as_another_voice` while the student hears it as it is."""
 
-    def __init__(self, settings):
-        super().__init__()
-
     def forward(self, encoder, filterbank):
-        made = encoder(as_another_voice(filterbank) if self.training else filterbank, collect=True)
-        frame = averaged_targets(made.feed_forward)
-        return {"frame": frame, "utterance": frame.mean(dim=1), "features": made.tokens[:, 1:].float().mean(dim=1)}
+        return super().forward(encoder, as_another_voice(filterbank) if self.training else filterbank)
 
 
 TARGETS["another_voice"] = AnotherVoice
@@ -217,11 +212,13 @@ class PreNorm(Block):
 BLOCKS["pre_norm"] = PreNorm
 
 
-class Filled(Augmentation):
+class Filled(Further):
     """Clips shorter than the filterbank are repeated until they fill it, so that nothing is padding."""
 
+    name = "filled"
+
     def apply(self, batch, drawn):
-        if not self.settings.augmentations.get("filled"):
+        if not self.strength:
             return batch
         filterbank, frames = batch["filterbank"], batch["frames"]
         length = filterbank.shape[2]
