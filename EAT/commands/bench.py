@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add("--corpus", type=Path, metavar="FOLDER", help="voices, ESC-10 and digits as zips with their tables")
     add("--data", type=Path, metavar="FOLDER", help="or: a prepared folder to pre-train on")
     add("--task", action="append", default=[], metavar="NAME=FOLDER",
-        help="with --data: a prepared folder with labels and groups.csv to judge by; may be given again")  # fmt: skip
+        help="a folder of folds, or one with labels and groups.csv, to judge by (too); may be given again")  # fmt: skip
     add("--work", type=Path, metavar="FOLDER", help="where the corpus is unpacked, and runs are while they last")
     add("--jobs", type=int, default=usable_cores(), metavar="N", help="runs side by side, a core each (default: cores)")
     add("--keep", action="store_true", help="keep the runs' checkpoints and logs")
@@ -64,16 +64,15 @@ def sources(args: argparse.Namespace) -> tuple[Path, dict[str, Path]]:
         raise ConfigError("give --corpus FOLDER, or --data FOLDER with --task NAME=FOLDER.")
     if args.work is None:
         raise ConfigError("give --work FOLDER, where runs are while they last.")
-    if args.corpus is not None:
-        prepare_corpus(args.corpus, args.work)
-        folders = {table.name: args.work / table.name for table in TABLES}
-        return next(folders[table.name] for table in TABLES if table.label is None), {
-            table.name: folders[table.name] for table in TABLES if table.label is not None
-        }
     named = [text.partition("=") for text in args.task]
-    if not named or any(not (name and folder) for name, _, folder in named):
+    if any(not (name and folder) for name, _, folder in named) or not (named or args.corpus):
         raise ConfigError("--data needs a --task NAME=FOLDER at least.")
-    return args.data, {name: Path(folder) for name, _, folder in named}
+    tasks = {name: Path(folder) for name, _, folder in named}
+    if args.corpus is None:
+        return args.data, tasks
+    prepare_corpus(args.corpus, args.work)
+    own = {table.name: args.work / table.name for table in TABLES if table.label is not None}
+    return next(args.work / table.name for table in TABLES if table.label is None), {**own, **tasks}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..comparison.folds import fine_tuned, frozen, read_folds, table
+from ..comparison.corpus import read_folds
+from ..comparison.folds import fine_tuned, frozen, table
 from ..data.manifest import Manifest
 from ..data.normalization import read_normalization
 from ..errors import ConfigError
@@ -67,7 +68,7 @@ GUARDS = ("criterion.max_position_fraction=0.74", "criterion.guarded_from=200")
 def compare(folder: Path) -> str:
     """What pre-training was worth, as a table with the words to read it by."""
     families = folder / "families"
-    clips = sum(len(task.labels) for task in read_folds(families))
+    clips = len(read_folds("families", families).sources)
     lines = [
         *frozen(folder / "pretraining" / "checkpoint_last.pt", families),
         fine_tuned("fine-tuned from scratch", folder / "from_scratch"),

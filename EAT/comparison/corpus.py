@@ -1,8 +1,8 @@
 """What a comparison is run on: a folder to pre-train on, and tasks to judge by, clips in groups.
 
-A task is a data folder (``train.tsv``, ``train.lbl``, ``label_descriptors.csv``) with ``groups.csv`` beside them, which
-has a line ``clip,group`` for each line of the manifest: official folds, or speakers. Clips of a group are never on both
-sides.
+A task is a folder of folds, as ``eat prepare folder --folds`` writes it, each fold a group; or a data folder
+(``train.tsv``, ``train.lbl``, ``label_descriptors.csv``) with ``groups.csv`` beside them, which has a line
+``clip,group`` for each line of the manifest: official folds, or speakers. Clips of a group are never on both sides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import soundfile
 from ..data.labels import DESCRIPTORS, read_descriptors, read_lbl
 from ..data.manifest import Manifest
 from ..data.prepare import folder as folders
-from ..data.prepare.output import add_common_arguments
+from ..data.prepare.output import add_common_arguments, fold_folders
 from ..errors import DataError
 from ..files import replacing
 
@@ -47,7 +47,8 @@ class Task(NamedTuple):
     """Labelled clips in groups."""
 
     name: str
-    manifest: Manifest
+    sources: list[str]
+    """The clips, for :func:`EAT.audio.recordings.read_audio`."""
     labels: np.ndarray
     """(clips,) class numbers."""
     groups: np.ndarray
@@ -62,10 +63,36 @@ def read_task(name: str, folder: Path) -> Task:
     Raises:
         DataError: where a file is missing, a clip has several labels, or groups are too few to choose on and judge by.
     """
-    manifest = Manifest(folder / "train.tsv")
-    truth = read_lbl(folder / "train.lbl", manifest, read_descriptors(folder / DESCRIPTORS))
-    if any(len(labels) != 1 for labels in truth):
-        raise DataError(f"{folder} has clips without a label or with several; a comparison needs one a clip.")
+    task = read_folds(name, folder) if fold_folders(folder) else read_groups(name, folder)
+    if len(task.names) < 5:
+        raise DataError(f"{folder} has {len(task.names)} groups; five are needed to choose on three and judge by two.")
+    return task
+
+
+def read_folds(name: str, folder: Path) -> Task:
+    """The clips that the folds of a cross-validation hold out, each fold a group.
+
+    Raises:
+        DataError: where there are fewer than three folds, a file is missing, or a clip has several labels.
+    """
+    folds = fold_folders(folder)
+    if len(folds) < 3:
+        raise DataError(
+            f"{folder} has {len(folds)} folds; three are needed, by eat prepare folder ... --folds 3 or more."
+        )
+    parts = [labelled(fold, "eval") for fold in folds]
+    return Task(
+        name,
+        [source for manifest, _ in parts for source in sources(manifest)],
+        np.concatenate([labels for _, labels in parts]),
+        np.repeat(np.arange(len(folds)), [len(labels) for _, labels in parts]),
+        [fold.name for fold in folds],
+    )
+
+
+def read_groups(name: str, folder: Path) -> Task:
+    """The clips of a data folder, in the groups of its ``groups.csv``. Raises DataError as :func:`read_task` does."""
+    manifest, labels = labelled(folder, "train")
     try:
         with open(folder / GROUPS, newline="", encoding="utf-8") as handle:
             rows = list(csv.DictReader(handle))
@@ -78,12 +105,21 @@ def read_task(name: str, folder: Path) -> Task:
     if clips != [manifest.name(index) for index in range(len(manifest))]:
         raise DataError(f"{folder / GROUPS} does not list the clips of {manifest.path}, line by line.")
     names = sorted(set(groups))
-    if len(names) < 5:
-        raise DataError(
-            f"{folder / GROUPS} has {len(names)} groups; five are needed to choose on three and judge by two."
-        )
-    numbers = np.array([names.index(group) for group in groups])
-    return Task(name, manifest, np.array([labels[0] for labels in truth]), numbers, names)
+    return Task(name, sources(manifest), labels, np.array([names.index(group) for group in groups]), names)
+
+
+def labelled(folder: Path, split: str) -> tuple[Manifest, np.ndarray]:
+    """A split's clips, and the class number of each. Raises DataError where a clip has no label or several."""
+    manifest = Manifest(folder / f"{split}.tsv")
+    truth = read_lbl(folder / f"{split}.lbl", manifest, read_descriptors(folder / DESCRIPTORS))
+    if any(len(labels) != 1 for labels in truth):
+        raise DataError(f"{folder} has clips without a label or with several; a comparison needs one a clip.")
+    return manifest, np.array([labels[0] for labels in truth])
+
+
+def sources(manifest: Manifest) -> list[str]:
+    """Where each clip of a manifest is read from."""
+    return [manifest.source(index) for index in range(len(manifest))]
 
 
 def write_groups(folder: Path, group_of: dict[str, str]) -> None:

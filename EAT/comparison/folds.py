@@ -15,13 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data.labels import DESCRIPTORS, read_descriptors, read_lbl
-from ..data.manifest import Manifest
-from ..data.prepare.output import fold_folders
-from ..errors import DataError
 from ..inference.model import load
 from ..inference.probe_features import untrained
-from .corpus import Task
+from .corpus import read_folds
 from .judge import Division, Features, Ridge, accuracy, encoded, log_mel
 
 READ = {"mean": "mean of patches", "rows_max": "rows and maxima"}
@@ -37,22 +33,6 @@ class Line(NamedTuple):
     name: str
     accuracies: tuple[float, ...]
     """One a readout; one alone of a fine-tuned network, which reads itself."""
-
-
-def read_folds(data: Path) -> list[Task]:
-    """The clips that each fold holds out, a task a fold. Raises DataError where there are fewer than three folds."""
-    folders = fold_folders(data)
-    if len(folders) < 3:
-        raise DataError(
-            f"{data} has {len(folders)} folds; three are needed, by eat prepare folder ... --folds 3 or more."
-        )
-    tasks = []
-    for number, folder in enumerate(folders):
-        manifest = Manifest(folder / "eval.tsv")
-        truth = read_lbl(folder / "eval.lbl", manifest, read_descriptors(folder / DESCRIPTORS))
-        labels = np.array([clip[0] for clip in truth])
-        tasks.append(Task(folder.name, manifest, labels, np.full(len(labels), number), [folder.name]))
-    return tasks
 
 
 def divided(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -95,18 +75,16 @@ def frozen(checkpoint: Path, data: Path, seed: int = 1) -> list[Line]:
         DataError: where there are fewer than three folds, or a clip cannot be read.
         CheckpointError: where the checkpoint cannot be read.
     """
-    tasks = read_folds(data)
-    labels = np.concatenate([task.labels for task in tasks])
+    task = read_folds(data.name, data)
     model = load(checkpoint)
 
-    def line(name: str, parts: Sequence[Features]) -> Line:
-        read = (np.concatenate([part[readout] for part in parts]) for readout in READ)
-        return Line(name, tuple(cross_validated(features, labels, len(tasks)) for features in read))
+    def line(name: str, features: Features) -> Line:
+        return Line(name, tuple(cross_validated(features[way], task.labels, len(task.names)) for way in READ))
 
-    trained = line("network, pre-trained", [encoded(model, task) for task in tasks])
+    trained = line("network, pre-trained", encoded(model, task))
     return [
-        line("spectrogram's statistics", [log_mel(task, model.front_end) for task in tasks]),
-        line("network, untrained", [encoded(untrained(model, seed), task) for task in tasks]),
+        line("spectrogram's statistics", log_mel(task, model.front_end)),
+        line("network, untrained", encoded(untrained(model, seed), task)),
         trained,
     ]
 

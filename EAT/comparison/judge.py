@@ -36,8 +36,8 @@ def encoded(model: EATModel, task: Task, batch_size: int = 64) -> Features:
     front_end = model.front_end
     length, step = front_end.target_length, front_end.target_length * front_end.hop
     parts: list[tuple[int, Tensor]] = []  # clip, a piece's samples
-    for clip in range(len(task.manifest)):
-        waveform = read_audio(task.manifest.source(clip), **front_end.reading())
+    for clip, source in enumerate(task.sources):
+        waveform = read_audio(source, **front_end.reading())
         starts = range(0, max(1, len(waveform) - front_end.window + 1), step)
         parts += [(clip, waveform[start : start + front_end.samples_for(length)]) for start in starts]
     summaries: dict[int, Summary] = {}
@@ -52,7 +52,7 @@ def encoded(model: EATModel, task: Task, batch_size: int = 64) -> Features:
         for row, (clip, _) in enumerate(batch):
             own = summarise(tokens[row : row + 1], model.frequency_patches, real[row : row + 1])
             summaries[clip] = own if clip not in summaries else summaries[clip] + own
-    ordered = [summaries[clip] for clip in range(len(task.manifest))]
+    ordered = [summaries[clip] for clip in range(len(task.sources))]
     return {name: torch.cat([own.read(name) for own in ordered]).float().numpy() for name in READOUTS}
 
 
@@ -62,8 +62,8 @@ def log_mel(task: Task, front_end: FrontEnd) -> Features:
     ``mean``: of each bin; ``rows``: and standard deviation; ``rows_max``: and that of differences in time.
     """
     found: dict[str, list[np.ndarray]] = {"mean": [], "rows": [], "rows_max": []}
-    for clip in range(len(task.manifest)):
-        waveform = read_audio(task.manifest.source(clip), **front_end.reading())
+    for source in task.sources:
+        waveform = read_audio(source, **front_end.reading())
         mel = front_end.spectrogram((waveform - waveform.mean()).unsqueeze(0))[0].numpy()
         steps = np.diff(mel, axis=0) if len(mel) > 1 else np.zeros_like(mel)
         statistics = [mel.mean(axis=0), mel.std(axis=0), steps.std(axis=0)]

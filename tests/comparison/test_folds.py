@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from scipy.stats import binomtest
 
 from EAT.commands import prepare
-from EAT.comparison.folds import Line, cross_validated, divided, fine_tuned, frozen, read_folds, table, wilson
+from EAT.comparison.corpus import read_folds, read_task
+from EAT.comparison.folds import Line, cross_validated, divided, fine_tuned, frozen, table, wilson
 from EAT.errors import DataError
 
 from ..conftest import CLIPS, CONFORMANCE, ROOT
@@ -53,6 +55,14 @@ def test_rows_of_real_clips(tmp_path: Path) -> None:
     assert [line.name for line in lines] == ["spectrogram's statistics", "network, untrained", "network, pre-trained"]
     assert all(1 / 6 < value < 0.9 for line in lines for value in line.accuracies)
     assert lines[0].accuracies[1] > 0.45  # more is known of a spectrogram than its means
-    assert sum(len(task.labels) for task in read_folds(tmp_path)) == 54
+    task = read_folds("families", tmp_path)
+    with open(ROOT / "data" / "families.csv", newline="") as handle:
+        assert sorted(task.sources) == sorted(str(CLIPS / row["file"]) for row in csv.DictReader(handle))
+    for group in range(3):  # as many of each family in every fold
+        assert np.bincount(task.labels[task.groups == group]).tolist() == [3] * 6
     with pytest.raises(DataError, match="has 0 folds; three are needed"):
-        read_folds(tmp_path / "fold1")
+        read_folds("families", tmp_path / "fold1")
+    with pytest.raises(DataError, match="has 3 groups; five are needed"):
+        read_task("families", tmp_path)
+    assert prepare.main([*command, "family", "--folds", "6", "--num-workers", "0"]) == 0
+    assert read_task("families", tmp_path).names == [f"fold{number}" for number in range(1, 7)]

@@ -129,6 +129,22 @@ class Anchored(nn.Module):
 TARGETS["anchored"] = Anchored
 
 
+class WithSpectrogram(nn.Module):
+    """EAT's targets plus the spectrogram's projections in equal parts: half of such a target cannot collapse."""
+
+    def __init__(self, settings):
+        super().__init__()
+        self.spectrogram = Spectrogram(settings)
+
+    def forward(self, encoder, filterbank):
+        averaged = averaged_targets(encoder(filterbank, collect=True).feed_forward)
+        frame = (averaged + self.spectrogram(encoder, filterbank)["frame"]) / 2**0.5
+        return {"frame": frame, "utterance": frame.mean(dim=1)}
+
+
+TARGETS["with_spectrogram"] = WithSpectrogram
+
+
 def as_another_voice(filterbank, bins=6, tilt=0.3):
     """Each clip as if another throat and another microphone had made it; what is padding (0) stays.
 
