@@ -24,7 +24,7 @@ from updates import PLAIN_BYTES
 
 from EAT.network import block
 from EAT.network.masking import Masks
-from EAT.network.objective import TERMS, WATCHED
+from EAT.network.objective import TERMS, watch
 from EAT.network.pretraining import Batch, Pretraining, Student
 
 CARDS = {"H100 SXM": (989e12, 3.35e12), "H200": (989e12, 4.8e12)}
@@ -116,8 +116,7 @@ def count(settings: Any, clips: int, frames: int) -> tuple[dict[str, tuple[int, 
 
     def judge() -> Tensor:
         comparison = model.compare(batch, Student(cls, predictions), targets)
-        for watched in WATCHED.values():
-            watched.sums(comparison)
+        watch(comparison)
         return TERMS["frame"](comparison) + TERMS["utterance"](comparison)
 
     loss = measured("losses and figures", judge)

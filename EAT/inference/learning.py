@@ -18,7 +18,7 @@ from ..checkpoint.shapes import extend_positions
 from ..errors import CheckpointError, DataError
 from ..network.front_end import FrontEnd
 from ..network.learning import effective_rank, pairs, totals
-from ..network.objective import WATCHED, positions
+from ..network.objective import WATCHED, positions, watch
 from ..network.pretraining import Pretraining
 from ..network.settings import PretrainingSettings
 from ..progress import progress_bar
@@ -81,8 +81,8 @@ def judge_checkpoint(path: str, sources: Sequence[str], device: torch.device, ba
                 front_end(padded, lengths), range(clips, clips + len(waveforms)), frames, seed=1, epoch=1
             )
             compared = model.compare(batch, model.study(batch), model.teach(batch))
-            for name, watched in WATCHED.items():
-                sums[name] = sums.get(name, 0.0) + watched.sums(compared).double().cpu()
+            for name, value in watch(compared).items():
+                sums[name] = sums.get(name, 0.0) + value.double().cpu()
             for name in ("frame", "utterance"):
                 new = [value.double().cpu() for value in totals(*positions(compared, name))]
                 known[name] = [a + b for a, b in zip(known[name], new, strict=True)] if name in known else new
@@ -94,8 +94,8 @@ def judge_checkpoint(path: str, sources: Sequence[str], device: torch.device, ba
     figures: dict[str, float] = {}
     for name, parts in known.items():
         sums[name][:8] = pairs(parts)  # of all clips with each other, not only within batches
-    for name, watched in WATCHED.items():
-        values = watched.values(sums[name])
+    for name, total in sums.items():
+        values = WATCHED[name].values(total)
         figures |= {key: float(value) for key, value in values.items() if NEEDS.get(key) not in without}
     figures["teacher_rank"] = effective_rank(torch.cat(pooled))
     return {"figures": figures, "clips": clips, "without": list(without), "verdict": verdict(figures)}

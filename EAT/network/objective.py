@@ -192,8 +192,8 @@ def standard_deviation(sums: Tensor) -> Tensor:
 class Watched(NamedTuple):
     """A quantity that is logged beside the losses."""
 
-    sums: Callable[[Comparison], Tensor]
-    """A vector of a batch; vectors add up over accumulated batches and devices."""
+    sums: Callable[[Comparison], Tensor | None]
+    """A vector of a batch; vectors add up over accumulated batches and devices. None where the targets lack it."""
     values: Callable[[Tensor], dict[str, Tensor]]
     """The numbers to log, by name, from the sum."""
 
@@ -217,12 +217,10 @@ def _utterance_sums(comparison: Comparison) -> Tensor:
     return torch.cat([learning.products(target, real), learning.errors(cls.flatten(0, 1), *expanded)])
 
 
-def _feature_sums(comparison: Comparison) -> Tensor:
-    """Of the teacher's features; 0 where the targets are made without."""
+def _feature_sums(comparison: Comparison) -> Tensor | None:
+    """Of the teacher's features; None where the targets are made without."""
     features = comparison.targets.get("features")
-    if features is None:
-        return comparison.cls.new_zeros(4, dtype=torch.float32)
-    return learning.spreads(features, comparison.real.any(dim=1))
+    return None if features is None else learning.spreads(features, comparison.real.any(dim=1))
 
 
 def positions(comparison: Comparison, name: str) -> tuple[Tensor, Tensor]:
@@ -241,3 +239,9 @@ WATCHED: dict[str, Watched] = {
     "features": Watched(_feature_sums, learning.feature_figures),
 }
 """Watched quantities; :attr:`Watched.values` has the names that they are logged with."""
+
+
+def watch(comparison: Comparison) -> dict[str, Tensor]:
+    """The sums of every watched quantity that there is, by the names of :data:`WATCHED`."""
+    found = {name: watched.sums(comparison) for name, watched in WATCHED.items()}
+    return {name: sums for name, sums in found.items() if sums is not None}

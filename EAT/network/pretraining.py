@@ -21,7 +21,7 @@ from .compilation import Compiled
 from .decoder import DECODERS
 from .encoder import Encoder
 from .masking import MASKINGS, Drawing, Masks, looks_at_signal
-from .objective import TARGETS, TERMS, WATCHED, Comparison, Targets
+from .objective import TARGETS, TERMS, Comparison, Targets, watch
 from .patches import real_patches
 from .random import clone_keys
 from .rows import take_rows
@@ -135,7 +135,7 @@ class Pretraining(nn.Module):
         comparison = self.compare(batch, student, targets)
         return Outcome(
             {name: choose(TERMS, name, "the loss term")(comparison) for name in terms},
-            {name: watched.sums(comparison) for name, watched in WATCHED.items()},
+            watch(comparison),
         )
 
     @torch.no_grad()

@@ -131,7 +131,8 @@ class UtteranceFrameCriterion(FairseqCriterion):
             total = sum(log.get(key, 0.0) for log in logging_outputs)
             metrics.log_scalar(key, total / max(clips, 1), clips, round=decimals)
         for kind, watched in WATCHED.items():
-            for name, value in watched.values(sum(log[kind] for log in logging_outputs if kind in log)).items():
+            sums = [log[kind] for log in logging_outputs if kind in log]
+            for name, value in (watched.values(sum(sums)) if sums else {}).items():
                 metrics.log_scalar(name, value, clips, round=decimals)
                 if self.training and name in GUARDS and getattr(self.cfg, GUARDS[name].key):
                     self.guard(name, float(value), float(sum(log.get("updates", 0) for log in logging_outputs) or 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from EAT.network.learning import (
     spreads,
     utterance_figures,
 )
-from EAT.network.objective import WATCHED
+from EAT.network.objective import TARGETS, WATCHED, AveragedFeedForward, Targets
 from EAT.network.pretraining import Pretraining
 from EAT.network.settings import PretrainingSettings
 
@@ -144,6 +145,22 @@ def test_the_forward_watches_its_own_targets_and_predictions(dtype: torch.dtype)
     mean = targets.mean(dim=1)
     variance = (mean - mean.mean(dim=0)).square().sum(dim=-1).sum() / 5  # unbiased
     assert found["utterance_clip_fraction"] == pytest.approx((variance / mean.square().sum(-1).mean()).item(), rel=1e-2)
+
+
+def test_what_targets_lack_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain reconstruction has no teacher's features, of which a rank of 0 would be told."""
+
+    class Plain(AveragedFeedForward):
+        def forward(self, *given: Any) -> Targets:
+            return {name: value for name, value in super().forward(*given).items() if name != "features"}
+
+    monkeypatch.setitem(TARGETS, "plain", Plain)
+    batch = None
+    for targets, kinds in (("averaged_feed_forward", set(WATCHED)), ("plain", set(WATCHED) - {"features"})):
+        torch.manual_seed(0)
+        model = Pretraining(PretrainingSettings(**{**NETWORK, "targets": targets}))
+        batch = batch or model.draw(torch.randn(4, 1, 128, 128), list(range(4)), seed=1, epoch=1)
+        assert set(model(batch).watched) == kinds
 
 
 def test_the_rank_of_features_by_hand() -> None:

@@ -15,7 +15,7 @@ import EAT.tasks  # noqa: F401
 from EAT.data.augmentation import AUGMENTATIONS, Further
 from EAT.network.block import BLOCKS, Block
 from EAT.network.masking import MASKINGS, keep
-from EAT.network.objective import TARGETS, TERMS, AveragedFeedForward, averaged_targets
+from EAT.network.objective import TARGETS, TERMS, AveragedFeedForward
 from EAT.network.positions import POSITIONS, sine_cosine
 from EAT.network.random import words
 from EAT.training.adamw import EATAdamW, EATAdamWConfig
@@ -38,8 +38,9 @@ class Standardised(nn.Module):
         self.register_buffer("moments", torch.zeros(0), persistent=False)
 
     def forward(self, encoder, filterbank):
-        outputs = encoder(filterbank, collect=True).feed_forward
-        x = torch.stack([F.layer_norm(y[:, 1:].float(), y.shape[-1:]) for y in outputs]).mean(dim=0)  # (B, N, D)
+        made = encoder(filterbank, collect=True)
+        outputs = [F.layer_norm(y[:, 1:].float(), y.shape[-1:]) for y in made.feed_forward]
+        x = torch.stack(outputs).mean(dim=0)  # (B, N, D)
         now = torch.stack([x.mean(dim=0), x.square().mean(dim=0)])
         if self.moments.shape != now.shape:
             self.moments = now
@@ -47,40 +48,34 @@ class Standardised(nn.Module):
             self.moments = torch.lerp(self.moments, now, self.momentum)
         mean, square = self.moments
         frame = F.layer_norm((x - mean) * torch.rsqrt(square - mean.square() + 1e-3), x.shape[-1:])
-        return {"frame": frame, "utterance": frame.mean(dim=1)}
+        features = made.tokens[:, 1:].float().mean(dim=1)
+        return {"frame": frame, "utterance": frame.mean(dim=1), "features": features}
 
 
 TARGETS["standardised"] = Standardised
 
 
-class LastBlock(nn.Module):
+class LastBlock(AveragedFeedForward):
     """The last block's feed-forward output instead of the average over all."""
 
-    def __init__(self, settings):
-        super().__init__()
-
-    def forward(self, encoder, filterbank):
-        frame = averaged_targets(encoder(filterbank, collect=True).feed_forward[-1:])
-        return {"frame": frame, "utterance": frame.mean(dim=1)}
+    def outputs(self, encoded):
+        return encoded.feed_forward[-1:]
 
 
 TARGETS["last_block"] = LastBlock
 
 
-class Utterances(nn.Module):
+class Utterances(AveragedFeedForward):
     """EAT's frame targets, and an utterance target that differs from clip to clip.
 
     The mean over patches of the last block's output, before any instance norm, standardised over the batch's clips.
     """
 
-    def __init__(self, settings):
-        super().__init__()
-
     def forward(self, encoder, filterbank):
-        made = encoder(filterbank, collect=True)
-        means = made.blocks[-1][:, 1:].float().mean(dim=1)  # (B, D)
+        made = super().forward(encoder, filterbank)
+        means = made["features"]  # (B, D)
         standard = (means - means.mean(dim=0)) * torch.rsqrt(means.var(dim=0, correction=0) + 1e-4)
-        return {"frame": averaged_targets(made.feed_forward), "utterance": standard}
+        return {**made, "utterance": standard}
 
 
 TARGETS["utterances"] = Utterances
@@ -106,40 +101,38 @@ class Spectrogram(nn.Module):
 TARGETS["spectrogram"] = Spectrogram
 
 
-class Anchored(nn.Module):
+class Anchored(AveragedFeedForward):
     """The spectrogram's projections at first, EAT's targets from update 300 on, in between a mean that moves over."""
 
     updates = 300
 
     def __init__(self, settings):
-        super().__init__()
+        super().__init__(settings)
         self.spectrogram = Spectrogram(settings)
         self.register_buffer("seen", torch.zeros((), dtype=torch.long), persistent=False)
 
     def forward(self, encoder, filterbank):
         self.seen += self.training
         share = (self.seen / self.updates).clamp(max=1.0)
-        frame = torch.lerp(
-            self.spectrogram(encoder, filterbank)["frame"],
-            averaged_targets(encoder(filterbank, collect=True).feed_forward), share,
-        )  # fmt: skip
-        return {"frame": frame, "utterance": frame.mean(dim=1)}
+        made = super().forward(encoder, filterbank)
+        frame = torch.lerp(self.spectrogram(encoder, filterbank)["frame"], made["frame"], share)
+        return {**made, "frame": frame, "utterance": frame.mean(dim=1)}
 
 
 TARGETS["anchored"] = Anchored
 
 
-class WithSpectrogram(nn.Module):
+class WithSpectrogram(AveragedFeedForward):
     """EAT's targets plus the spectrogram's projections in equal parts: half of such a target cannot collapse."""
 
     def __init__(self, settings):
-        super().__init__()
+        super().__init__(settings)
         self.spectrogram = Spectrogram(settings)
 
     def forward(self, encoder, filterbank):
-        averaged = averaged_targets(encoder(filterbank, collect=True).feed_forward)
-        frame = (averaged + self.spectrogram(encoder, filterbank)["frame"]) / 2**0.5
-        return {"frame": frame, "utterance": frame.mean(dim=1)}
+        made = super().forward(encoder, filterbank)
+        frame = (made["frame"] + self.spectrogram(encoder, filterbank)["frame"]) / 2**0.5
+        return {**made, "frame": frame, "utterance": frame.mean(dim=1)}
 
 
 TARGETS["with_spectrogram"] = WithSpectrogram
