@@ -5,8 +5,9 @@ one standard deviation to all rows: for means, of what is left when each recipe 
 of what is left when each seed has lost its own too, which two recipes share. So a single seed has an interval as well,
 and its difference is the one that recipes of several seeds leave to it: where both have all seeds, that of the means.
 Many recipes are compared with one: a difference counts where its p, times their number, is below 0.05 (Bonferroni's
-correction); the two controls, which ask another question, are two. Clips that other collections hold are another
-matter: all rows are judged by the same.
+correction); the two controls, which ask another question, are two. What seeds do to one task and readout they do not
+do to the next, so that the mean over all that every row has says more than each. Clips that other collections hold are
+another matter: all rows are judged by the same.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from .runs import LOG_MEL, UNTRAINED
 
 Column = tuple[str, str]
 """Task and readout."""
+OVERALL: Column = ("all tasks", "mean of readouts")
+"""The mean over the tasks and readouts that every run has been judged by; the spectrogram has none of CLS."""
 
 
 class Cell(NamedTuple):
@@ -98,7 +101,7 @@ def noise(values: Mapping[str, Mapping[int, float]], by_seed: bool) -> Noise:
 
 
 def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division: str) -> list[Row]:
-    """A row a recipe, controls first, then the reference, then by the mean over columns of their difference.
+    """A row a recipe, controls first, then the reference, then by their difference in the first (overall) column.
 
     Args:
         lines: of a file of results.
@@ -110,15 +113,14 @@ def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division
     for line in lines:
         if line["size"] == size:
             by_recipe.setdefault(line["recipe"], {})[line["seed"]] = line
-    columns = dict.fromkeys(
-        (task, readout)
-        for runs in by_recipe.values()
-        for task, of in next(iter(runs.values()))["scores"].items()
-        for readout in of
-    )
+    judged = [_columns_of(line) for runs in by_recipe.values() for line in runs.values()]
+    columns = {column: [column] for of in judged for column in of}
+    shared = [column for column in columns if all(column in of for of in judged)]
+    if len(shared) > 1:
+        columns = {OVERALL: shared} | columns
     cells: dict[str, dict[Column, Cell]] = {recipe: {} for recipe in by_recipe}
-    for column in columns:
-        values = {recipe: scored for recipe, runs in by_recipe.items() if (scored := _scores(runs, column, division))}
+    for column, parts in columns.items():
+        values = {recipe: scored for recipe, runs in by_recipe.items() if (scored := _scores(runs, parts, division))}
         of_runs = {recipe: scored for recipe, scored in values.items() if recipe != LOG_MEL}
         of_means, of_differences = noise(of_runs, by_seed=False), noise(of_runs, by_seed=True)
         theirs = list(values.get(reference, {}).values())
@@ -141,15 +143,22 @@ def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division
     return sorted(found, key=lambda row: (order.get(row.recipe, 3), -_gain(row)))
 
 
-def _scores(runs: Mapping[int, Mapping[str, Any]], column: Column, division: str) -> dict[int, float]:
-    """Percentages by seed; of log-mel there are none of CLS."""
-    found = {seed: line["scores"][column[0]].get(column[1]) for seed, line in runs.items()}
-    return {seed: 100.0 * float(np.mean(of[division])) for seed, of in found.items() if of is not None}
+def _columns_of(line: Mapping[str, Any]) -> list[Column]:
+    return [(task, readout) for task, of in line["scores"].items() for readout in of]
+
+
+def _scores(runs: Mapping[int, Mapping[str, Any]], columns: Sequence[Column], division: str) -> dict[int, float]:
+    """Percentages by seed, the means over columns; of runs that have all of them."""
+    return {
+        seed: 100.0 * float(np.mean([np.mean(line["scores"][task][readout][division]) for task, readout in columns]))
+        for seed, line in runs.items()
+        if set(columns) <= set(_columns_of(line))
+    }
 
 
 def _gain(row: Row) -> float:
     differences = [cell.difference for cell in row.cells.values() if not math.isnan(cell.difference)]
-    return float(np.mean(differences)) if differences else -math.inf
+    return differences[0] if differences else -math.inf
 
 
 def markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
@@ -197,7 +206,9 @@ def figures_markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
 
 
 def _columns(table: Sequence[Row], readouts: Sequence[str]) -> list[Column]:
-    return [column for column in max((row.cells for row in table), key=len) if column[1] in readouts]
+    return [
+        column for column in max((row.cells for row in table), key=len) if column == OVERALL or column[1] in readouts
+    ]
 
 
 def _heads(cells: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ import yaml
 
 from EAT.comparison.recipes import Plan, composed, count_gflop, import_choices, plans, read_bench
 from EAT.comparison.runs import read_results
-from EAT.comparison.table import figures_markdown, markdown, rows
+from EAT.comparison.table import OVERALL, figures_markdown, markdown, rows
 from EAT.data.augmentation import AUGMENTATIONS
 from EAT.errors import ConfigError
 from EAT.network.block import BLOCKS
@@ -190,6 +190,28 @@ def test_noise_is_that_of_all_recipes_and_many_comparisons_count():
     sure += [line("eat", 3, 0.5), line("b", 3, 0.56), line("log-mel", 1, 0.46, gflop=0.0)]
     shown = markdown(rows(sure, "tiny", "eat", "all"), ["mean"])
     assert "(**+6.0**)" in shown and "46.0 (**-4.0**)" in shown
+
+
+def test_the_overall_column_is_the_mean_of_what_every_row_has():
+    """Of two tasks and the readouts but CLS, which log-mel has not; seeds that go up in one task and down in the other
+    are no noise there."""
+
+    def of(recipe, seed, first, second, **scores):
+        tasks = {"a": {"mean": {"all": [first]}, **scores}, "b": {"mean": {"all": [second, second]}}}
+        return {**line(recipe, seed, 0.0), "scores": tasks}
+
+    cls = {"utterance": {"all": [0.1]}}
+    lines = [of("log-mel", 1, 0.3, 0.5), of("eat", 1, 0.5, 0.6, **cls), of("eat", 2, 0.6, 0.5, **cls)]
+    lines += [of("other", 1, 0.4, 0.8, **cls), of("other", 2, 0.7, 0.5, **cls)]
+    table = {row.recipe: row.cells for row in rows(lines, "tiny", "eat", "all")}
+    assert [table[recipe][OVERALL].mean for recipe in ("log-mel", "eat", "other")] == pytest.approx([40, 55, 60])
+    assert table["other"][OVERALL].difference == pytest.approx(5)
+    assert table["other"][OVERALL].p == pytest.approx(0.0, abs=1e-6) and table["other"]["a", "mean"].p > 0.2
+    assert "utterance" not in OVERALL and table["eat"]["a", "utterance"].mean == pytest.approx(10)
+    shown = markdown(rows(lines, "tiny", "eat", "all"), ["mean"]).split("\n\n")
+    assert shown[0] == "all tasks, accuracy in %" and "| other | 2 |" in shown[1]
+    later = [*lines, {**of("other", 3, 0.5, 0.5), "scores": {"c": {"mean": {"all": [0.9]}}}}]
+    assert OVERALL not in rows(later, "tiny", "eat", "all")[0].cells  # there is nothing that all were judged by
 
 
 def test_figures_go_along_with_scores_as_ranks_do():
