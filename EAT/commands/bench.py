@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..comparison.corpus import TABLES, prepare_corpus
 from ..comparison.recipes import plans, read_bench
-from ..comparison.runs import carry_out_all, read_results, with_controls
-from ..comparison.table import figures_markdown, markdown, rows
+from ..comparison.runs import LOG_MEL, UNTRAINED, carry_out_all, read_results, with_controls
+from ..comparison.table import curves, figures_markdown, markdown, rows
 from ..errors import ConfigError, EATError
 from ..inference.readouts import READOUTS
 from ..pictures.compute import draw_compute
@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.results} holds no run of the size {args.size!r}.")
     print((figures_markdown if args.figures else markdown)(table, args.readouts.split(",")))
     if args.picture:
-        save(draw_compute(read_results(args.results), bench.reference, args.size, args.division), args.picture)
+        panels = curves(read_results(args.results), bench.reference, args.size, args.division)
+        save(draw_compute(panels, bench.reference, (UNTRAINED, LOG_MEL)), args.picture)
         print(f"picture -> {args.picture}")
     return 1 if failed else 0
 

@@ -113,14 +113,14 @@ def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division
     for line in lines:
         if line["size"] == size:
             by_recipe.setdefault(line["recipe"], {})[line["seed"]] = line
-    judged = [_columns_of(line) for runs in by_recipe.values() for line in runs.values()]
-    columns = {column: [column] for of in judged for column in of}
-    shared = [column for column in columns if all(column in of for of in judged)]
-    if len(shared) > 1:
-        columns = {OVERALL: shared} | columns
+    columns = columns_of([line for runs in by_recipe.values() for line in runs.values()])
     cells: dict[str, dict[Column, Cell]] = {recipe: {} for recipe in by_recipe}
     for column, parts in columns.items():
-        values = {recipe: scored for recipe, runs in by_recipe.items() if (scored := _scores(runs, parts, division))}
+        scores = {
+            recipe: {seed: score(line, parts, division) for seed, line in runs.items() if set(parts) <= judged_by(line)}
+            for recipe, runs in by_recipe.items()
+        }
+        values = {recipe: scored for recipe, scored in scores.items() if scored}
         of_runs = {recipe: scored for recipe, scored in values.items() if recipe != LOG_MEL}
         of_means, of_differences = noise(of_runs, by_seed=False), noise(of_runs, by_seed=True)
         theirs = list(values.get(reference, {}).values())
@@ -143,17 +143,21 @@ def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division
     return sorted(found, key=lambda row: (order.get(row.recipe, 3), -_gain(row)))
 
 
-def _columns_of(line: Mapping[str, Any]) -> list[Column]:
-    return [(task, readout) for task, of in line["scores"].items() for readout in of]
+def columns_of(lines: Sequence[Mapping[str, Any]]) -> dict[Column, list[Column]]:
+    """The columns of a table of runs, and what each is the mean of: itself, or for :data:`OVERALL` what all have."""
+    columns = {(task, readout): [(task, readout)] for x in lines for task, of in x["scores"].items() for readout in of}
+    shared = [column for column in columns if all(column in judged_by(line) for line in lines)]
+    return ({OVERALL: shared} if len(shared) > 1 else {}) | columns
 
 
-def _scores(runs: Mapping[int, Mapping[str, Any]], columns: Sequence[Column], division: str) -> dict[int, float]:
-    """Percentages by seed, the means over columns; of runs that have all of them."""
-    return {
-        seed: 100.0 * float(np.mean([np.mean(line["scores"][task][readout][division]) for task, readout in columns]))
-        for seed, line in runs.items()
-        if set(columns) <= set(_columns_of(line))
-    }
+def judged_by(line: Mapping[str, Any]) -> set[Column]:
+    """The tasks and readouts of a run."""
+    return {(task, readout) for task, of in line["scores"].items() for readout in of}
+
+
+def score(line: Mapping[str, Any], columns: Sequence[Column], division: str) -> float:
+    """A run's accuracy in %, the mean over columns of those over the groups of a division."""
+    return 100.0 * float(np.mean([np.mean(line["scores"][task][readout][division]) for task, readout in columns]))
 
 
 def _gain(row: Row) -> float:
@@ -179,6 +183,26 @@ def markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
             made.append(_line(cells))
         made.append("")
     return "\n".join(made)
+
+
+def curves(
+    lines: Iterable[Mapping[str, Any]], reference: str, size: str, division: str, readout: str = "rows_max"
+) -> dict[str, dict[str, dict[str, list[tuple[float, float]]]]]:
+    """Work (TFLOP) and accuracy (%) of each run, by recipe and size, in panels: :data:`OVERALL`, and a readout a task.
+
+    Of ``size`` and those where the reference is the same but for its updates.
+    """
+    lines = list(lines)
+    theirs = {line["size"]: line["overrides"] for line in lines if line["recipe"] == reference}
+    lines = [line for line in lines if theirs.get(line["size"]) == theirs.get(size)]
+    panels: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {}
+    for column, parts in columns_of(lines).items():
+        if column == OVERALL or column[1] == readout:
+            recipes = panels.setdefault(", ".join(column), {})
+            for line in (line for line in lines if set(parts) <= judged_by(line)):
+                runs = recipes.setdefault(line["recipe"], {}).setdefault(line["size"], [])
+                runs.append((line["gflop"] / 1000, score(line, parts, division)))
+    return panels
 
 
 def figures_markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:

@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from EAT.comparison.recipes import Plan, composed, count_gflop, import_choices, plans, read_bench
-from EAT.comparison.runs import read_results
-from EAT.comparison.table import OVERALL, figures_markdown, markdown, rows
+from EAT.comparison.runs import LOG_MEL, UNTRAINED, read_results
+from EAT.comparison.table import OVERALL, curves, figures_markdown, markdown, rows
 from EAT.data.augmentation import AUGMENTATIONS
 from EAT.errors import ConfigError
 from EAT.network.block import BLOCKS
@@ -227,13 +227,19 @@ def test_figures_go_along_with_scores_as_ranks_do():
     ]  # fmt: skip
 
 
+def drawn(lines: list[dict]):
+    """The axes of a picture of a single task and readout."""
+    (axes,) = draw_compute(curves(lines, "eat", "tiny", "all", "mean"), "eat", (UNTRAINED, LOG_MEL)).axes
+    return axes
+
+
 def test_the_picture_has_a_point_a_recipe_and_size_and_numbers_on_its_axis():
     """Runs of one size that differ by a little work, as deeper decoders round it, are one point."""
     lines = [line("eat", seed, 0.5, gflop=93_000.0 + seed) for seed in (1, 2)]
     lines += [{**line("eat", 3, 0.7, gflop=372_000.0), "size": "large"}, line("other", 1, 0.6, gflop=93_000.0)]
     lines += [{**line("eat", 1, 0.8, gflop=93_000.0), "size": "another", "overrides": ["optimization.lr=[1]"]}]
     lines += [line("untrained", 1, 0.4, gflop=0.0)]
-    (axes,) = draw_compute(lines, "eat", "tiny", "all", "mean").axes
+    axes = drawn(lines)
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["93", "372"]
     curves = {curve.get_label(): curve for curve in axes.lines}
     np.testing.assert_allclose(curves["eat"].get_ydata(), [50.0, 70.0])
@@ -245,7 +251,7 @@ def test_recipes_beyond_the_colours_are_grey_and_what_failed_is_at_the_edge():
     lines = [line("eat", 1, 0.5), line("untrained", 1, 0.45, gflop=0.0), line("fails", 1, 0.1)]
     lines += [line(f"recipe{number}", 1, 0.5) for number in range(len(PALETTE))]
     lines += [{**line(recipe, 1, 0.6, gflop=20.0), "size": "large"} for recipe in ("eat", "recipe1")]
-    (axes,) = draw_compute(lines, "eat", "tiny", "all", "mean").axes
+    axes = drawn(lines)
     named = [text.get_text() for text in axes.get_legend().get_texts()]
     assert named == ["eat", "recipe1", f"{len(PALETTE)} other recipes"]
     assert axes.get_ylim()[0] == pytest.approx(40.0)  # five points below the untrained network
