@@ -123,21 +123,16 @@ def import_choices(user_dir: str) -> None:
 
 
 def composed(config: Path, base: str, overrides: Sequence[str]) -> Mapping[str, Any]:
-    """A recipe with overrides, as Hydra composes it. Raises ConfigError."""
+    """A recipe with overrides, as :func:`EAT.training.before.compose` reads it. Raises ConfigError."""
     try:
-        import hydra
-        from hydra.errors import HydraException
         from omegaconf import OmegaConf
+
+        from ..training.before import compose
     except ImportError:
         raise ConfigError(
             "comparing recipes trains models, which needs fairseq: see the README's installation."
         ) from None
-    try:
-        with hydra.initialize_config_dir(str(config.resolve()), version_base=None):
-            made = hydra.compose(base, overrides=list(overrides))
-    except HydraException as error:
-        raise ConfigError(f"{base} with {' '.join(overrides)}: {' '.join(str(error).split())}") from None
-    return {name: OmegaConf.to_container(value) for name, value in made.items() if value is not None}  # type: ignore
+    return OmegaConf.to_container(compose(config, base, overrides))  # type: ignore
 
 
 def count_gflop(recipe: Mapping[str, Any]) -> float:

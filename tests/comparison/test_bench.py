@@ -136,7 +136,7 @@ def test_files_and_names_that_cannot_be_are_refused_in_a_sentence(bench_file, tm
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ConfigError, match=r"bad.yaml is no file of recipes"):
             read_bench(tmp_path / "bad.yaml")
-    with pytest.raises(ConfigError, match=r"pretraining_demo with model\.nothing=1"):
+    with pytest.raises(ConfigError, match=r"pretraining_demo has no setting model\.nothing"):
         composed(CONFIG, "pretraining_demo", ["model.nothing=1"])
 
 
