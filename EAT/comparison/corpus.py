@@ -22,6 +22,7 @@ from ..data.labels import DESCRIPTORS, read_descriptors, read_lbl
 from ..data.manifest import Manifest
 from ..data.prepare import folder as folders
 from ..data.prepare.output import add_common_arguments, fold_folders
+from ..data.prepare.tables import read_table
 from ..errors import DataError
 from ..files import replacing
 
@@ -93,16 +94,9 @@ def read_folds(name: str, folder: Path) -> Task:
 def read_groups(name: str, folder: Path) -> Task:
     """The clips of a data folder, in the groups of its ``groups.csv``. Raises DataError as :func:`read_task` does."""
     manifest, labels = labelled(folder, "train")
-    try:
-        with open(folder / GROUPS, newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle))
-        groups = [row["group"] for row in rows]
-        clips = [row["clip"] for row in rows]
-    except (OSError, KeyError, csv.Error) as error:
-        raise DataError(
-            f"{folder / GROUPS} cannot be read ({error}); it must have the columns clip and group, a line a clip."
-        ) from None
-    if clips != [manifest.name(index) for index in range(len(manifest))]:
+    rows = read_table(folder / GROUPS, ["clip", "group"])
+    groups = [row["group"] for row in rows]
+    if [row["clip"] for row in rows] != [manifest.name(index) for index in range(len(manifest))]:
         raise DataError(f"{folder / GROUPS} does not list the clips of {manifest.path}, line by line.")
     names = sorted(set(groups))
     return Task(name, sources(manifest), labels, np.array([names.index(group) for group in groups]), names)
@@ -147,8 +141,8 @@ def prepare_corpus(corpus: Path, folder: Path) -> None:
         if (data / "done").exists():
             continue
         shutil.rmtree(data, ignore_errors=True)
-        with open(corpus / f"{table.name}.csv", newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle))[:: table.every]
+        columns = ["member", *(column for column in (table.label, table.group) if column is not None)]
+        rows = read_table(corpus / f"{table.name}.csv", columns)[:: table.every]
         audio = folder / "audio" / table.name
         paths = {row["member"]: str(Path(row["member"]).with_suffix(".wav")) for row in rows}
         unpack(corpus / f"{table.name}.zip", audio, paths)
