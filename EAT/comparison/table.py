@@ -187,20 +187,22 @@ def markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
 
 def curves(
     lines: Iterable[Mapping[str, Any]], reference: str, size: str, division: str, readout: str = "rows_max"
-) -> dict[str, dict[str, dict[str, list[tuple[float, float]]]]]:
-    """Work (TFLOP) and accuracy (%) of each run, by recipe and size, in panels: :data:`OVERALL`, and a readout a task.
+) -> dict[str, dict[str, dict[int, list[tuple[float, float]]]]]:
+    """Work (TFLOP) and accuracy (%) of each run, in panels: :data:`OVERALL`, and a readout of each task that all share.
 
-    Of ``size`` and those where the reference is the same but for its updates.
+    By recipe and the reference's updates; of ``size`` and those where the reference is the same but for its updates.
     """
     lines = list(lines)
-    theirs = {line["size"]: line["overrides"] for line in lines if line["recipe"] == reference}
-    lines = [line for line in lines if theirs.get(line["size"]) == theirs.get(size)]
-    panels: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {}
-    for column, parts in columns_of(lines).items():
-        if column == OVERALL or column[1] == readout:
+    theirs = {line["size"]: (line["overrides"], line["updates"]) for line in lines if line["recipe"] == reference}
+    alike = {name: updates for name, (same, updates) in theirs.items() if size in theirs and same == theirs[size][0]}
+    lines = [line for line in lines if line["size"] in alike]
+    panels: dict[str, dict[str, dict[int, list[tuple[float, float]]]]] = {}
+    columns = columns_of(lines)
+    for column, parts in columns.items():
+        if column == OVERALL or (column[1] == readout and column in columns.get(OVERALL, columns)):
             recipes = panels.setdefault(", ".join(column), {})
-            for line in (line for line in lines if set(parts) <= judged_by(line)):
-                runs = recipes.setdefault(line["recipe"], {}).setdefault(line["size"], [])
+            for line in lines:
+                runs = recipes.setdefault(line["recipe"], {}).setdefault(alike[line["size"]], [])
                 runs.append((line["gflop"] / 1000, score(line, parts, division)))
     return panels
 

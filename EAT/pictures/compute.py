@@ -10,16 +10,16 @@ import numpy as np
 
 from .style import MUTED, OTHERS, PALETTE, new_figure, styled
 
-Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
-"""By recipe and size, the work (TFLOP) and accuracy (%) of each run."""
+Curves = Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]
+"""By recipe and the reference's updates, the work (TFLOP) and accuracy (%) of each run."""
 
 
 @styled
 def draw_compute(panels: Mapping[str, Curves], reference: str, controls: Sequence[str]) -> Any:
-    """Runs as small points, each recipe's means over seeds joined over sizes, controls as lines across.
+    """Runs as small points, each recipe's means over seeds joined over budgets, controls as lines across.
 
-    Where recipes are more than there are colours, those of one size alone are grey. What is far below the reference and
-    the controls is a triangle at the lower edge.
+    Where recipes are more than there are colours, those of one budget alone are grey. What is far below the reference
+    and the controls is a triangle at the lower edge.
 
     Args:
         panels: by their titles.

@@ -143,6 +143,7 @@ def test_files_and_names_that_cannot_be_are_refused_in_a_sentence(bench_file, tm
 def line(recipe: str, seed: int, accuracy: float, gflop: float = 5.0) -> dict:
     return {
         "key": f"{recipe}{seed}", "recipe": recipe, "size": "tiny", "seed": seed, "gflop": gflop, "overrides": [],
+        "updates": round(gflop),
         "figures": {"frame_skill": 0.5},
         "scores": {"task": {"mean": {"all": [accuracy - 0.1, accuracy + 0.1], "choice": [0.0]}}},
     }  # fmt: skip
@@ -239,6 +240,7 @@ def test_the_picture_has_a_point_a_recipe_and_size_and_numbers_on_its_axis():
     lines += [{**line("eat", 3, 0.7, gflop=372_000.0), "size": "large"}, line("other", 1, 0.6, gflop=93_000.0)]
     lines += [{**line("eat", 1, 0.8, gflop=93_000.0), "size": "another", "overrides": ["optimization.lr=[1]"]}]
     lines += [line("untrained", 1, 0.4, gflop=0.0)]
+    lines += [{**line("eat", 4, 0.5, gflop=93_002.0), "size": "other seeds"}]  # and these are one as well
     axes = drawn(lines)
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["93", "372"]
     curves = {curve.get_label(): curve for curve in axes.lines}
