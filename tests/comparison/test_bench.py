@@ -303,7 +303,7 @@ def test_the_bench_runs_resumes_and_says_what_failed(bench_file, data_with_group
     assert third.returncode == 1 and third.stderr.count("error: breaks (seed") == 2
     assert read_results(results) == lines
 
-    broken["recipes"]["breaks"] = ["optimization.lr=[.nan]"]
+    broken["recipes"]["breaks"] = ["optimizer.weight_decay=heavy"]
     bench_file.write_text(yaml.safe_dump(broken))
     refused = run("--only", "eat,breaks")
     assert refused.returncode == 2 and "error: the optimiser cannot be made with these settings" in refused.stderr
