@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import DataError
 from .runs import LOG_MEL, UNTRAINED
 
 Column = tuple[str, str]
@@ -191,19 +192,21 @@ def curves(
     """Work (TFLOP) and accuracy (%) of each run, in panels: :data:`OVERALL`, and a readout of each task that all share.
 
     By recipe and the reference's updates; of ``size`` and those where the reference is the same but for its updates.
+    Raises DataError where all share none.
     """
     lines = list(lines)
     theirs = {line["size"]: (line["overrides"], line["updates"]) for line in lines if line["recipe"] == reference}
     alike = {name: updates for name, (same, updates) in theirs.items() if size in theirs and same == theirs[size][0]}
     lines = [line for line in lines if line["size"] in alike]
     panels: dict[str, dict[str, dict[int, list[tuple[float, float]]]]] = {}
-    columns = columns_of(lines)
-    for column, parts in columns.items():
-        if column == OVERALL or (column[1] == readout and column in columns.get(OVERALL, columns)):
+    for column, parts in columns_of(lines).items():
+        if column == OVERALL or (column[1] == readout and all(column in judged_by(line) for line in lines)):
             recipes = panels.setdefault(", ".join(column), {})
             for line in lines:
                 runs = recipes.setdefault(line["recipe"], {}).setdefault(alike[line["size"]], [])
                 runs.append((line["gflop"] / 1000, score(line, parts, division)))
+    if not panels:
+        raise DataError(f"there is nothing to draw: no task's {readout} stands in every run of these sizes.")
     return panels
 
 

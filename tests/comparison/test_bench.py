@@ -16,7 +16,7 @@ from EAT.comparison.recipes import Plan, composed, count_gflop, import_choices, 
 from EAT.comparison.runs import LOG_MEL, UNTRAINED, read_results
 from EAT.comparison.table import OVERALL, curves, figures_markdown, markdown, rows
 from EAT.data.augmentation import AUGMENTATIONS
-from EAT.errors import ConfigError
+from EAT.errors import ConfigError, DataError
 from EAT.network.block import BLOCKS
 from EAT.network.masking import MASKINGS
 from EAT.network.objective import TARGETS, TERMS
@@ -259,6 +259,8 @@ def test_recipes_beyond_the_colours_are_grey_and_what_failed_is_at_the_edge():
     assert axes.get_ylim()[0] == pytest.approx(40.0)  # five points below the untrained network
     below = [curve for curve in axes.lines if curve.get_marker() == "v" and len(curve.get_xdata())]
     assert len(below) == 1 and 40.0 < below[0].get_ydata()[0] < 41.0
+    with pytest.raises(DataError, match="no task's rows_max stands in every run"):
+        curves(lines, "eat", "tiny", "all")
 
 
 def test_plans_of_other_work_or_seed_are_other_runs():
