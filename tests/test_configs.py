@@ -120,7 +120,7 @@ PUBLISHED = {
         "model.decoder_width": 1024,
     },
     "pretraining_AS2M_small": {**SMALL, "model.decoder_width": 384},
-    "pretraining_plus": {"optimization.lr": [1e-3]},
+    "pretraining_plus": {"optimization.lr": [1e-3], "criterion.utterance_weight": 1},
     "finetuning_AS2M_small": SMALL,
     "finetuning_AS20K_small": SMALL,
 }
@@ -128,7 +128,7 @@ PUBLISHED["pretraining_SSLAM"] = PUBLISHED["pretraining_AS2M"] | SSLAM
 DERIVED = {
     "pretraining_SSLAM": ("pretraining_AS2M", {*SSLAM, "criterion.weights"}),
     "pretraining_AS2M_small": ("pretraining_AS2M", {*SMALL, "model.decoder_width"}),
-    "pretraining_plus": ("pretraining_AS2M", {"optimization.lr"}),
+    "pretraining_plus": ("pretraining_AS2M", {"optimization.lr", "criterion.utterance_weight"}),
     "finetuning_AS2M_small": ("finetuning_AS2M", set(SMALL)),
     "finetuning_AS20K_small": ("finetuning_AS20K", set(SMALL)),
     "finetuning_AS2M_SSLAM": ("finetuning_AS2M", {"optimization.max_update", "lr_scheduler.warmup_updates"}),
