@@ -13,7 +13,7 @@ another matter: all rows are judged by the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, KeysView, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,14 +146,14 @@ def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division
 
 def columns_of(lines: Sequence[Mapping[str, Any]]) -> dict[Column, list[Column]]:
     """The columns of a table of runs, and what each is the mean of: itself, or for :data:`OVERALL` what all have."""
-    columns = {(task, readout): [(task, readout)] for x in lines for task, of in x["scores"].items() for readout in of}
+    columns = {column: [column] for line in lines for column in judged_by(line)}
     shared = [column for column in columns if all(column in judged_by(line) for line in lines)]
     return ({OVERALL: shared} if len(shared) > 1 else {}) | columns
 
 
-def judged_by(line: Mapping[str, Any]) -> set[Column]:
-    """The tasks and readouts of a run."""
-    return {(task, readout) for task, of in line["scores"].items() for readout in of}
+def judged_by(line: Mapping[str, Any]) -> KeysView[Column]:
+    """The tasks and readouts of a run, in their order."""
+    return dict.fromkeys((task, readout) for task, of in line["scores"].items() for readout in of).keys()
 
 
 def score(line: Mapping[str, Any], columns: Sequence[Column], division: str) -> float:
