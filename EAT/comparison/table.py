@@ -63,13 +63,16 @@ class Noise(NamedTuple):
     """By run and what explains it, recipes first."""
 
     def difference(self, recipe: str, reference: str) -> tuple[float, float]:
-        """How far recipes are apart, and the share of a run's variance that this has; NaN where runs do not tell."""
+        """How far recipes are apart, and the share of a run's variance that this has; NaN where runs do not tell.
+
+        Rounded beyond what any table shows: the last bits are the processor's, and would decide how 3.75 is written.
+        """
         asked = np.zeros(self.design.shape[1])
         asked[[self.recipes.index(recipe), self.recipes.index(reference)]] = 1.0, -1.0
         weights = asked @ np.linalg.pinv(self.design)
         if not np.allclose(weights @ self.design, asked, atol=1e-6):
             return math.nan, math.nan
-        return float(weights @ self.values), float(weights @ weights)
+        return round(float(weights @ self.values), 9), float(weights @ weights)
 
     def interval(self, share: float) -> float:
         """Half the width of the 95 % interval of what has this share of a run's variance; NaN if nothing is known."""

@@ -193,6 +193,17 @@ def test_noise_is_that_of_all_recipes_and_many_comparisons_count():
     assert "(**+6.0**)" in shown and "46.0 (**-4.0**)" in shown
 
 
+def test_a_difference_between_two_digits_is_written_alike_on_every_processor():
+    """Least squares leave 3.75 with last bits of the processor's, which would write it as 3.7 or 3.8."""
+    for eat_seeds in range(2, 7):
+        for seeds in range(1, eat_seeds + 1):
+            lines = [line("eat", seed, 0.5 + 0.03 * seed) for seed in range(eat_seeds)]
+            lines += [line("b", seed, 0.5 + 0.03 * seed + 0.0375) for seed in range(seeds)]
+            lines += [line("c", seed, 0.4 + 0.03 * seed) for seed in range(eat_seeds)]
+            found = {row.recipe: row.cells["task", "mean"].difference for row in rows(lines, "tiny", "eat", "all")}
+            assert found["b"] == 3.75
+
+
 def test_the_overall_column_is_the_mean_of_what_every_row_has():
     """Of two tasks and the readouts but CLS, which log-mel has not; seeds that go up in one task and down in the other
     are no noise there."""
