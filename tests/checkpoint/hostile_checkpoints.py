@@ -324,6 +324,8 @@ def main() -> int:
             before, began = time.process_time(), time.perf_counter()
             try:
                 result = answer(case)
+            except KeyboardInterrupt:
+                raise
             except BaseException as error:  # what a hostile file makes of a reader has no limits
                 if args.only is not None:
                     raise
