@@ -15,9 +15,10 @@ from ..errors import ConfigError, EATError
 from ..inference.readouts import READOUTS
 from ..pictures.compute import draw_compute
 from ..pictures.style import check_kind, save
+from ..progress import waiting
 from ..recipes import FOLDER
 from ..system import usable_cores
-from .command_line import described, exit_status
+from .command_line import described, exit_status, hushed
 
 RECIPES = Path(__file__).parents[2] / "benchmarks" / "science" / "recipes.yaml"
 EXAMPLES = """
@@ -84,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
     if not (args.table or args.figures):
         data, tasks = sources(args)
         only = args.only.split(",") if args.only else None
-        planned = with_controls(bench, plans(bench, args.size, FOLDER, only))
+        with hushed(), waiting("counting each recipe's work"):
+            planned = with_controls(bench, plans(bench, args.size, FOLDER, only))
         folders = {name: folder.resolve() for name, folder in tasks.items()}
         for done in carry_out_all(
             planned, FOLDER, data.resolve(), folders, args.work.resolve(), args.results, args.jobs, args.keep

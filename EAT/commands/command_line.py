@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import sys
 import textwrap
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from ..errors import EATError
@@ -87,6 +89,25 @@ def exit_status(run: Callable[[], int], stopped: str | None = None) -> int:
             raise
         print("error: the device ran out of memory; lower --batch-size, or --window for long files.", file=sys.stderr)
         return 2
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Keep from the console what fairseq and Hydra say of themselves, as they are imported and read recipes.
+
+    One of fairseq's modules has everything logged to the console from then on; that is undone.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 def _discard(stream: IO[str]) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
 from ..progress import BRIEF
 from ..recipes import FOLDER, PACKAGE, RECIPE
-from .command_line import described, exit_status
+from .command_line import described, exit_status, hushed
 
 EXAMPLES = """
 python -m EAT.train --config-name finetuning_folder task.data=prepared model.model_path=EAT-base.pt
@@ -52,18 +51,6 @@ def parser() -> argparse.ArgumentParser:
     add("--cfg", choices=("job", "hydra", "all"), help="print the settings and do nothing")
     add("settings", nargs="*", metavar="key=value", help="settings in place of the recipe's")
     return top
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep from the console what fairseq and Hydra say of themselves, as they are imported."""
-    logging.disable(logging.INFO)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _checked(options: argparse.Namespace) -> tuple[Path, list[str], bool]:
@@ -103,7 +90,7 @@ def _checked(options: argparse.Namespace) -> tuple[Path, list[str], bool]:
 
 def _train_here(arguments: Sequence[str], verbose: bool) -> None:
     """What fairseq-hydra-train does, in this process, which has imported most of it."""
-    with _hushed():
+    with hushed():
         command = importlib.import_module("fairseq_cli.hydra_train")
         for module in ("EAT.tasks", "EAT.models"):  # fairseq does not look into a package that is imported already
             importlib.import_module(module)
@@ -117,7 +104,7 @@ def _train_here(arguments: Sequence[str], verbose: bool) -> None:
 
 def _folds(options: argparse.Namespace) -> int:
     """Train on the folds. Raises ConfigError or DataError."""
-    with _hushed():
+    with hushed():
         from ..training import before
         from .folds import train_folds
 
@@ -137,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
     """Check, and do what fairseq-hydra-train does, or become it. Raises ConfigError, DataError or CheckpointError."""
     if options.folds:
         return _folds(options)
-    with _hushed():
+    with hushed():
         folder, settings, here = _checked(options)
     arguments = ["--config-dir", str(folder.absolute()), "--config-name", options.config_name]
     arguments += ["--multirun"] * options.multirun + (["--cfg", options.cfg] if options.cfg else [])

@@ -308,6 +308,7 @@ def test_the_bench_runs_resumes_and_says_what_failed(bench_file, data_with_group
 
     again = run("--only", "eat")
     assert again.returncode == 0 and again.stdout == first.stdout and read_results(results) == lines
+    assert again.stderr == ""  # nothing was run; fairseq and Hydra have nothing to say
 
     broken = yaml.safe_load(bench_file.read_text())
     broken["recipes"]["breaks"] = ["dataset.train_subset=nowhere"]
