@@ -150,13 +150,18 @@ def rows(lines: Iterable[Mapping[str, Any]], size: str, reference: str, division
 def columns_of(lines: Sequence[Mapping[str, Any]]) -> dict[Column, list[Column]]:
     """The columns of a table of runs, and what each is the mean of: itself, or for :data:`OVERALL` what all have."""
     columns = {column: [column] for line in lines for column in judged_by(line)}
-    shared = [column for column in columns if all(column in judged_by(line) for line in lines)]
+    shared = [column for column in columns if in_all(column, lines)]
     return ({OVERALL: shared} if len(shared) > 1 else {}) | columns
 
 
 def judged_by(line: Mapping[str, Any]) -> KeysView[Column]:
     """The tasks and readouts of a run, in their order."""
     return dict.fromkeys((task, readout) for task, of in line["scores"].items() for readout in of).keys()
+
+
+def in_all(column: Column, lines: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether every run has been judged by this task and readout."""
+    return all(column in judged_by(line) for line in lines)
 
 
 def score(line: Mapping[str, Any], columns: Sequence[Column], division: str) -> float:
@@ -203,7 +208,7 @@ def curves(
     lines = [line for line in lines if line["size"] in alike]
     panels: dict[str, dict[str, dict[int, list[tuple[float, float]]]]] = {}
     for column, parts in columns_of(lines).items():
-        if column == OVERALL or (column[1] == readout and all(column in judged_by(line) for line in lines)):
+        if column == OVERALL or (column[1] == readout and in_all(column, lines)):
             recipes = panels.setdefault(", ".join(column), {})
             for line in lines:
                 runs = recipes.setdefault(line["recipe"], {}).setdefault(alike[line["size"]], [])
