@@ -22,7 +22,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ from ..network.objective import TERMS
 from ..network.pretraining import Pretraining
 from ..network.settings import PretrainingSettings
 from ..training.parameter_groups import mark_parameters
+
+UNTRAINED, LOG_MEL = "untrained", "log-mel"
+"""Rows that stand in every table."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,21 @@ class Plan:
 
     @property
     def key(self) -> str:
-        """What identifies the run: whatever its result depends on, and nothing else."""
-        control = "" if self.updates else self.recipe
-        text = json.dumps([self.base, list(self.overrides), self.updates, self.seed, control])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """What identifies the run, of :func:`run_key`."""
+        return run_key(asdict(self))
+
+
+def run_key(run: Mapping[str, Any]) -> str:
+    """What identifies a run, a plan's or a line's: whatever its result depends on, and nothing else.
+
+    Of two overrides of one setting the last one counts, so that runs of two names or sizes can be the same. A control
+    is told by its name, the spectrogram is the same for every seed.
+    """
+    overrides = {override.partition("=")[0].lstrip("+"): override for override in run["overrides"]}
+    control = "" if run["updates"] else run["recipe"]
+    seed = 0 if control == LOG_MEL else run["seed"]
+    text = json.dumps([run["base"], list(overrides.values()), run["updates"], seed, control])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_bench(path: Path) -> Bench:

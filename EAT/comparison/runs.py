@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -27,10 +26,7 @@ from ..network.settings import PretrainingSettings
 from ..pictures.run_logs import read_run
 from .corpus import read_task
 from .judge import encoded, log_mel, scores
-from .recipes import Bench, Plan, composed, import_choices
-
-UNTRAINED, LOG_MEL = "untrained", "log-mel"
-"""Rows that stand in every table."""
+from .recipes import LOG_MEL, UNTRAINED, Bench, Plan, composed, import_choices, run_key
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -120,7 +116,7 @@ def carry_out(
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
     return {
-        "key": plan.key, "recipe": plan.recipe, "size": plan.size, "seed": plan.seed, "base": plan.base,
+        "recipe": plan.recipe, "size": plan.size, "seed": plan.seed, "base": plan.base,
         "overrides": list(plan.overrides), "updates": plan.updates, "gflop_an_update": round(plan.gflop, 3),
         "gflop": round(plan.gflop * plan.updates, 1), "train_seconds": round(trained - began),
         "judge_seconds": round(time.time() - trained), "figures": figures, "scores": json.loads(done.stdout),
@@ -145,14 +141,30 @@ def carry_out_all(
 ) -> Iterator[dict[str, Any] | EATError]:  # fmt: skip
     """Make every run that ``results`` does not hold yet, ``jobs`` side by side, and append a line when one is done.
 
+    A run that is the same as one of another recipe or size, and was judged by these tasks, is not made again: its line
+    is that one's under the new name.
+
     Yields:
         Each line, or the error of a run that failed, which leaves no line and is made again at the next start.
     """
-    known = {line["key"] for line in read_results(results)}
-    todo = [plan for plan in planned if plan.key not in known]
-    lock = threading.Lock()
+    lines = read_results(results)
+    there = {(line["size"], line["recipe"], run_key(line)) for line in lines}
+    wanted: dict[str, list[Plan]] = {}
+    for plan in planned:
+        if (plan.size, plan.recipe, plan.key) not in there:
+            wanted.setdefault(plan.key, []).append(plan)
+
+    def written(line: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+        own = {**line, "recipe": plan.recipe, "size": plan.size, "seed": plan.seed, "overrides": list(plan.overrides)}
+        with open(results, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(own) + "\n")
+        return own
+
+    for line in lines:
+        if set(tasks) <= set(line["scores"]):
+            yield from (written(line, plan) for plan in wanted.pop(run_key(line), ()))
     with ThreadPoolExecutor(jobs) as pool:
-        started = [pool.submit(carry_out, plan, config, data, tasks, work, keep) for plan in todo]
+        started = {pool.submit(carry_out, same[0], config, data, tasks, work, keep): same for same in wanted.values()}
         try:
             for future in as_completed(started):
                 try:
@@ -160,9 +172,7 @@ def carry_out_all(
                 except EATError as error:
                     yield error
                     continue
-                with lock, open(results, "a", encoding="utf-8") as handle:
-                    handle.write(json.dumps(line) + "\n")
-                yield line
+                yield from (written(line, plan) for plan in started[future])
         finally:
             pool.shutdown(cancel_futures=True)
 

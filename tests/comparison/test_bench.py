@@ -142,7 +142,7 @@ def test_files_and_names_that_cannot_be_are_refused_in_a_sentence(bench_file, tm
 
 def line(recipe: str, seed: int, accuracy: float, gflop: float = 5.0) -> dict:
     return {
-        "key": f"{recipe}{seed}", "recipe": recipe, "size": "tiny", "seed": seed, "gflop": gflop, "overrides": [],
+        "recipe": recipe, "size": "tiny", "seed": seed, "gflop": gflop, "overrides": [],
         "updates": round(gflop),
         "figures": {"frame_skill": 0.5},
         "scores": {"task": {"mean": {"all": [accuracy - 0.1, accuracy + 0.1], "choice": [0.0]}}},
@@ -282,6 +282,19 @@ def test_plans_of_other_work_or_seed_are_other_runs():
     assert len({plan.key, *keys[1:]}) == 4
 
 
+def test_of_two_overrides_of_a_setting_the_last_counts():
+    """A size's rate that a recipe sets again is no other run; order says nothing otherwise of what a run is."""
+
+    def key(*overrides: str, recipe: str = "a", seed: int = 1, updates: int = 10) -> str:
+        return Plan(recipe, "tiny", seed, "base", "EAT", overrides, updates, 1.0).key
+
+    assert key("rate=1", "x=1", "rate=2") == key("rate=2", "x=1") != key("rate=1", "x=1")
+    assert key("x=1", "+x=2") == key("+x=2")
+    assert key(recipe=LOG_MEL, seed=1, updates=0) == key(recipe=LOG_MEL, seed=2, updates=0)
+    assert key(recipe=UNTRAINED, seed=1, updates=0) != key(recipe=UNTRAINED, seed=2, updates=0)
+    assert key(recipe=UNTRAINED, updates=0) != key(recipe=LOG_MEL, updates=0)
+
+
 @pytest.mark.slow
 def test_the_bench_runs_resumes_and_says_what_failed(bench_file, data_with_groups, tmp_path):
     results = tmp_path / "runs.jsonl"
@@ -310,7 +323,22 @@ def test_the_bench_runs_resumes_and_says_what_failed(bench_file, data_with_group
     assert again.returncode == 0 and again.stdout == first.stdout and read_results(results) == lines
     assert again.stderr == ""  # nothing was run; fairseq and Hydra have nothing to say
 
+    # The same runs under another recipe's name, and in another size, are not made again.
     broken = yaml.safe_load(bench_file.read_text())
+    broken["recipes"]["twin"] = []
+    broken["sizes"]["twice"] = broken["sizes"]["tiny"]
+    bench_file.write_text(yaml.safe_dump(broken))
+    for size, recipes in (("tiny", ["eat", "twin"]), ("twice", ["eat"])):
+        made = run("--size", size, "--only", ",".join(recipes))
+        assert made.returncode == 0, made.stderr
+        assert all(f"| {recipe} | 2 |" in made.stdout for recipe in recipes) and "| log-mel | 1 |" in made.stdout
+    known = {(one["recipe"], one["seed"]): one for one in lines}
+    for one in read_results(results)[len(lines) :]:
+        original = known["eat" if one["recipe"] == "twin" else one["recipe"], one["seed"]]
+        assert one == {**original, "recipe": one["recipe"], "size": one["size"]}
+    lines = read_results(results)
+    assert len(lines) == 5 + 2 + 5
+
     broken["recipes"]["breaks"] = ["dataset.train_subset=nowhere"]
     bench_file.write_text(yaml.safe_dump(broken))
     third = run("--only", "eat,breaks")
