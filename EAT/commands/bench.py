@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..comparison.corpus import TABLES, prepare_corpus
 from ..comparison.recipes import plans, read_bench
-from ..comparison.runs import LOG_MEL, UNTRAINED, carry_out_all, read_results, with_controls
+from ..comparison.runs import LOG_MEL, UNTRAINED, carry_out_all, missing, read_results, with_controls
 from ..comparison.table import curves, figures_markdown, markdown, rows
 from ..errors import ConfigError, EATError
 from ..inference.readouts import READOUTS
@@ -88,9 +88,12 @@ def run(args: argparse.Namespace) -> int:
         with hushed(), waiting("counting each recipe's work"):
             planned = with_controls(bench, plans(bench, args.size, FOLDER, only))
         folders = {name: folder.resolve() for name, folder in tasks.items()}
-        for done in carry_out_all(
-            planned, FOLDER, data.resolve(), folders, args.work.resolve(), args.results, args.jobs, args.keep
-        ):
+        wanted = missing(planned, folders, args.results)
+        work = args.work.resolve()
+        if wanted:
+            print(f"{len(wanted)} runs to make, {args.jobs} side by side; what they log is in {work}/runs.",
+                  file=sys.stderr, flush=True)  # fmt: skip
+        for done in carry_out_all(wanted, FOLDER, data.resolve(), folders, work, args.results, args.jobs, args.keep):
             if isinstance(done, EATError):
                 failed += 1
                 print(f"error: {done}", file=sys.stderr)

@@ -135,17 +135,11 @@ def with_controls(bench: Bench, planned: Sequence[Plan]) -> list[Plan]:
     return [*planned, *made]
 
 
-def carry_out_all(
-    planned: Sequence[Plan], config: Path, data: Path, tasks: Mapping[str, Path], work: Path, results: Path,
-    jobs: int, keep: bool = False,
-) -> Iterator[dict[str, Any] | EATError]:  # fmt: skip
-    """Make every run that ``results`` does not hold yet, ``jobs`` side by side, and append a line when one is done.
+def missing(planned: Sequence[Plan], tasks: Mapping[str, Path], results: Path) -> list[list[Plan]]:
+    """The runs that ``results`` does not hold yet, each as all the plans that it is.
 
-    A run that is the same as one of another recipe or size, and was judged by these tasks, is not made again: its line
-    is that one's under the new name.
-
-    Yields:
-        Each line, or the error of a run that failed, which leaves no line and is made again at the next start.
+    A run that is the same as one of another recipe or size, and was judged by these tasks, is not missing: its line is
+    written under the new name.
     """
     lines = read_results(results)
     there = {(line["size"], line["recipe"], run_key(line)) for line in lines}
@@ -153,18 +147,31 @@ def carry_out_all(
     for plan in planned:
         if (plan.size, plan.recipe, plan.key) not in there:
             wanted.setdefault(plan.key, []).append(plan)
-
-    def written(line: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
-        own = {**line, "recipe": plan.recipe, "size": plan.size, "seed": plan.seed, "overrides": list(plan.overrides)}
-        with open(results, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(own) + "\n")
-        return own
-
     for line in lines:
-        if set(tasks) <= set(line["scores"]):
-            yield from (written(line, plan) for plan in wanted.pop(run_key(line), ()))
+        if run_key(line) in wanted and set(tasks) <= set(line["scores"]):
+            write(line, wanted.pop(run_key(line)), results)
+    return list(wanted.values())
+
+
+def write(line: Mapping[str, Any], same: Sequence[Plan], results: Path) -> None:
+    """Append a run's line for each of the plans that it is."""
+    with open(results, "a", encoding="utf-8") as handle:
+        for plan in same:
+            own = {"recipe": plan.recipe, "size": plan.size, "seed": plan.seed, "overrides": list(plan.overrides)}
+            handle.write(json.dumps({**line, **own}) + "\n")
+
+
+def carry_out_all(
+    wanted: Sequence[Sequence[Plan]], config: Path, data: Path, tasks: Mapping[str, Path], work: Path, results: Path,
+    jobs: int, keep: bool = False,
+) -> Iterator[dict[str, Any] | EATError]:  # fmt: skip
+    """Make runs, of :func:`missing`, ``jobs`` side by side, and append their lines when one is done.
+
+    Yields:
+        The line of each run, or the error of one that failed, which leaves no line and is made again at the next start.
+    """
     with ThreadPoolExecutor(jobs) as pool:
-        started = {pool.submit(carry_out, same[0], config, data, tasks, work, keep): same for same in wanted.values()}
+        started = {pool.submit(carry_out, same[0], config, data, tasks, work, keep): same for same in wanted}
         try:
             for future in as_completed(started):
                 try:
@@ -172,7 +179,8 @@ def carry_out_all(
                 except EATError as error:
                     yield error
                     continue
-                yield from (written(line, plan) for plan in started[future])
+                write(line, started[future], results)
+                yield line
         finally:
             pool.shutdown(cancel_futures=True)
 

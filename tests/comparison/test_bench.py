@@ -316,6 +316,7 @@ def test_the_bench_runs_resumes_and_says_what_failed(bench_file, data_with_group
     for one in lines:
         assert all(0.0 <= value <= 1.0 for value in one["scores"]["families"]["rows"]["all"])
         assert ("frame_skill" in one["figures"]) == (one["recipe"] == "eat")
+    assert first.stderr.startswith(f"5 runs to make, 2 side by side; what they log is in {tmp_path / 'work'}/runs.")
     assert "| eat | 2 |" in first.stdout and (tmp_path / "compute.png").stat().st_size > 1000
     assert not any((tmp_path / "work" / "runs").iterdir())
 
@@ -331,6 +332,7 @@ def test_the_bench_runs_resumes_and_says_what_failed(bench_file, data_with_group
     for size, recipes in (("tiny", ["eat", "twin"]), ("twice", ["eat"])):
         made = run("--size", size, "--only", ",".join(recipes))
         assert made.returncode == 0, made.stderr
+        assert made.stderr == ""
         assert all(f"| {recipe} | 2 |" in made.stdout for recipe in recipes) and "| log-mel | 1 |" in made.stdout
     known = {(one["recipe"], one["seed"]): one for one in lines}
     for one in read_results(results)[len(lines) :]:
