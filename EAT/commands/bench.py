@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..comparison.corpus import TABLES, prepare_corpus
 from ..comparison.recipes import plans, read_bench
-from ..comparison.runs import LOG_MEL, UNTRAINED, carry_out_all, missing, read_results, with_controls
+from ..comparison.runs import LOG_MEL, UNTRAINED, carry_out_all, read_results, resume, with_controls
 from ..comparison.table import curves, figures_markdown, markdown, rows
 from ..errors import ConfigError, EATError
 from ..inference.readouts import READOUTS
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         with hushed(), waiting("counting each recipe's work"):
             planned = with_controls(bench, plans(bench, args.size, FOLDER, only))
         folders = {name: folder.resolve() for name, folder in tasks.items()}
-        wanted = missing(planned, folders, args.results)
+        wanted = resume(planned, folders, args.results)
         work = args.work.resolve()
         if wanted:
             print(f"{len(wanted)} runs to make, {args.jobs} side by side; what they log is in {work}/runs.",

@@ -116,11 +116,15 @@ def carry_out(
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
     return {
-        "recipe": plan.recipe, "size": plan.size, "seed": plan.seed, "base": plan.base,
-        "overrides": list(plan.overrides), "updates": plan.updates, "gflop_an_update": round(plan.gflop, 3),
+        **named(plan), "base": plan.base, "updates": plan.updates, "gflop_an_update": round(plan.gflop, 3),
         "gflop": round(plan.gflop * plan.updates, 1), "train_seconds": round(trained - began),
         "judge_seconds": round(time.time() - trained), "figures": figures, "scores": json.loads(done.stdout),
     }  # fmt: skip
+
+
+def named(plan: Plan) -> dict[str, Any]:
+    """What a line says of its plan that plans of the same run can say otherwise."""
+    return {"recipe": plan.recipe, "size": plan.size, "seed": plan.seed, "overrides": list(plan.overrides)}
 
 
 def with_controls(bench: Bench, planned: Sequence[Plan]) -> list[Plan]:
@@ -135,11 +139,11 @@ def with_controls(bench: Bench, planned: Sequence[Plan]) -> list[Plan]:
     return [*planned, *made]
 
 
-def missing(planned: Sequence[Plan], tasks: Mapping[str, Path], results: Path) -> list[list[Plan]]:
-    """The runs that ``results`` does not hold yet, each as all the plans that it is.
+def resume(planned: Sequence[Plan], tasks: Mapping[str, Path], results: Path) -> list[list[Plan]]:
+    """Write what follows from ``results``; returns the runs that are left to make, each as all the plans that it is.
 
-    A run that is the same as one of another recipe or size, and was judged by these tasks, is not missing: its line is
-    written under the new name.
+    What follows are the plans that are the same run as one there of another recipe or size, judged by these tasks: they
+    get its line under their own names.
     """
     lines = read_results(results)
     there = {(line["size"], line["recipe"], run_key(line)) for line in lines}
@@ -147,9 +151,9 @@ def missing(planned: Sequence[Plan], tasks: Mapping[str, Path], results: Path) -
     for plan in planned:
         if (plan.size, plan.recipe, plan.key) not in there:
             wanted.setdefault(plan.key, []).append(plan)
-    for line in lines:
-        if run_key(line) in wanted and set(tasks) <= set(line["scores"]):
-            write(line, wanted.pop(run_key(line)), results)
+    made = {run_key(line): line for line in lines if set(tasks) <= set(line["scores"])}
+    for key in [key for key in wanted if key in made]:  # in the plans' order
+        write(made[key], wanted.pop(key), results)
     return list(wanted.values())
 
 
@@ -157,15 +161,14 @@ def write(line: Mapping[str, Any], same: Sequence[Plan], results: Path) -> None:
     """Append a run's line for each of the plans that it is."""
     with open(results, "a", encoding="utf-8") as handle:
         for plan in same:
-            own = {"recipe": plan.recipe, "size": plan.size, "seed": plan.seed, "overrides": list(plan.overrides)}
-            handle.write(json.dumps({**line, **own}) + "\n")
+            handle.write(json.dumps({**line, **named(plan)}) + "\n")
 
 
 def carry_out_all(
     wanted: Sequence[Sequence[Plan]], config: Path, data: Path, tasks: Mapping[str, Path], work: Path, results: Path,
     jobs: int, keep: bool = False,
 ) -> Iterator[dict[str, Any] | EATError]:  # fmt: skip
-    """Make runs, of :func:`missing`, ``jobs`` side by side, and append their lines when one is done.
+    """Make runs, of :func:`resume`, ``jobs`` side by side, and append their lines when one is done.
 
     Yields:
         The line of each run, or the error of one that failed, which leaves no line and is made again at the next start.
