@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..comparison.corpus import TABLES, prepare_corpus
-from ..comparison.recipes import plans, read_bench
+from ..comparison.recipes import Bench, plans, read_bench
 from ..comparison.runs import LOG_MEL, UNTRAINED, carry_out_all, read_results, resume, with_controls
-from ..comparison.table import curves, figures_markdown, markdown, rows
+from ..comparison.table import Row, curves, figures_markdown, markdown, rows, summary_markdown
 from ..errors import ConfigError, EATError
 from ..inference.readouts import READOUTS
 from ..pictures.compute import draw_compute
@@ -53,8 +54,10 @@ def parser() -> argparse.ArgumentParser:
     add("--work", type=Path, metavar="FOLDER", help="where the corpus is unpacked, and runs are while they last")
     add("--jobs", type=int, default=usable_cores(), metavar="N", help="runs side by side, a core each (default: cores)")
     add("--keep", action="store_true", help="keep the runs' checkpoints and logs")
-    add("--table", action="store_true", help="only show what the results hold")
-    add("--figures", action="store_true", help="only show how the logged figures go along with the scores")
+    only = top.add_mutually_exclusive_group()
+    only.add_argument("--table", action="store_true", help="only show what the results hold")
+    only.add_argument("--figures", action="store_true", help="or how the logged figures go along with the scores")
+    only.add_argument("--summary", metavar="NAME", help="or a summary that the recipes name: differences at some sizes")
     add("--picture", type=Path, metavar="FILE", help="also draw scores against work")
     return top
 
@@ -76,13 +79,30 @@ def sources(args: argparse.Namespace) -> tuple[Path, dict[str, Path]]:
     return next(args.work / table.name for table in TABLES if table.label is None), {**own, **tasks}
 
 
+def shown(args: argparse.Namespace, bench: Bench, lines: Sequence[Mapping[str, Any]]) -> str:
+    """The table that is asked for. Raises ConfigError."""
+
+    def table(size: str) -> list[Row]:
+        return rows(lines, size, bench.reference, args.division)
+
+    if args.summary is None:
+        if not (found := table(args.size)):
+            raise ConfigError(f"{args.results} holds no run of the size {args.size!r}.")
+        return (figures_markdown if args.figures else markdown)(found, args.readouts.split(","))
+    if args.summary not in bench.summaries:
+        there = ", ".join(bench.summaries) or "none"
+        raise ConfigError(f"there is no summary {args.summary!r} in {args.recipes}; there are: {there}.")
+    summary = bench.summaries[args.summary]
+    return summary_markdown(summary, {size: table(size) for size in summary.sizes})
+
+
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then show the table; 1 where a run failed."""
     if args.picture:
         check_kind(args.picture)
     bench = read_bench(args.recipes)
     failed = 0
-    if not (args.table or args.figures):
+    if not (args.table or args.figures or args.summary is not None):
         data, tasks = sources(args)
         only = args.only.split(",") if args.only else None
         with hushed(), waiting("counting each recipe's work"):
@@ -100,12 +120,10 @@ def run(args: argparse.Namespace) -> int:
             else:
                 print(f"{done['recipe']}, seed {done['seed']}: {done['updates']} updates in {done['train_seconds']} s",
                       file=sys.stderr, flush=True)  # fmt: skip
-    table = rows(read_results(args.results), args.size, bench.reference, args.division)
-    if not table:
-        raise ConfigError(f"{args.results} holds no run of the size {args.size!r}.")
-    print((figures_markdown if args.figures else markdown)(table, args.readouts.split(",")))
+    lines = read_results(args.results)
+    print(shown(args, bench, lines))
     if args.picture:
-        panels = curves(read_results(args.results), bench.reference, args.size, args.division)
+        panels = curves(lines, bench.reference, args.size, args.division)
         save(draw_compute(panels, bench.reference, (UNTRAINED, LOG_MEL)), args.picture)
         print(f"picture -> {args.picture}")
     return 1 if failed else 0

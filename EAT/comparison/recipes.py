@@ -12,6 +12,12 @@ sizes:
 recipes:
   eat: []
   slow_teacher: [model.ema_decay=0.999]
+summaries:                        # differences at several sizes side by side; may be missing
+  teachers:
+    heads: [what it changes]      # of the columns of text
+    sizes: {screening: at 5e-4}   # with the heads of their columns
+    recipes:
+      slow_teacher: [a half-life of 700 updates]
 ```
 """
 
@@ -50,6 +56,18 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """A table of recipes' differences from the reference, at several sizes side by side."""
+
+    heads: tuple[str, ...]
+    """Of the columns of text."""
+    sizes: dict[str, str]
+    """And the heads of theirs."""
+    recipes: dict[str, tuple[str, ...]]
+    """And their text, a cell a head."""
+
+
+@dataclass(frozen=True)
 class Bench:
     """A file of recipes, read."""
 
@@ -58,6 +76,7 @@ class Bench:
     reference: str
     sizes: dict[str, Size]
     recipes: dict[str, tuple[str, ...]]
+    summaries: dict[str, Summary]
 
 
 @dataclass(frozen=True)
@@ -106,7 +125,14 @@ def read_bench(path: Path) -> Bench:
             for name, size in given["sizes"].items()
         }
         recipes = {name: tuple(overrides or ()) for name, overrides in given["recipes"].items()}
-        bench = Bench(given["base"], given.get("user_dir", "EAT"), given["reference"], sizes, recipes)
+        summaries = {
+            name: Summary(
+                tuple(summary["heads"]), dict(summary["sizes"]),
+                {recipe: tuple(cells) for recipe, cells in summary["recipes"].items()},
+            )
+            for name, summary in (given.get("summaries") or {}).items()
+        }  # fmt: skip
+        bench = Bench(given["base"], given.get("user_dir", "EAT"), given["reference"], sizes, recipes, summaries)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -115,6 +141,14 @@ def read_bench(path: Path) -> Bench:
         ) from None
     if bench.reference not in recipes:
         raise ConfigError(f"{path}: the reference {bench.reference!r} is none of its recipes.")
+    for name, summary in summaries.items():
+        for kind, named, known in (("size", summary.sizes, sizes), ("recipe", summary.recipes, recipes)):
+            if unknown := [one for one in named if one not in known]:
+                raise ConfigError(f"{path}: the summary {name!r} has the {kind} {unknown[0]!r}, which there is not.")
+        if uneven := [one for one, cells in summary.recipes.items() if len(cells) != len(summary.heads)]:
+            raise ConfigError(
+                f"{path}: the summary {name!r} has {len(summary.heads)} heads; {uneven[0]!r} needs as many cells."
+            )
     return bench
 
 

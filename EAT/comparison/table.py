@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from .runs import LOG_MEL, UNTRAINED
+from .recipes import LOG_MEL, UNTRAINED, Summary
 
 Column = tuple[str, str]
 """Task and readout."""
@@ -65,14 +65,15 @@ class Noise(NamedTuple):
     def difference(self, recipe: str, reference: str) -> tuple[float, float]:
         """How far recipes are apart, and the share of a run's variance that this has; NaN where runs do not tell.
 
-        Rounded beyond what any table shows: the last bits are the processor's, and would decide how 3.75 is written.
+        Rounded beyond what any table shows: the last bits are the processor's, and would decide how 3.75 and 0 are
+        written.
         """
         asked = np.zeros(self.design.shape[1])
         asked[[self.recipes.index(recipe), self.recipes.index(reference)]] = 1.0, -1.0
         weights = asked @ np.linalg.pinv(self.design)
         if not np.allclose(weights @ self.design, asked, atol=1e-6):
             return math.nan, math.nan
-        return round(float(weights @ self.values), 9), float(weights @ weights)
+        return round(float(weights @ self.values), 9) + 0.0, float(weights @ weights)
 
     def interval(self, share: float) -> float:
         """Half the width of the 95 % interval of what has this share of a run's variance; NaN if nothing is known."""
@@ -176,7 +177,6 @@ def _gain(row: Row) -> float:
 
 def markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
     """In Markdown, a table a task: mean ± interval, and in brackets the difference, bold where it counts."""
-    compared = sum(row.recipe not in (LOG_MEL, UNTRAINED) for row in table) - 1
     shown = _columns(table, readouts)
     made = []
     for task in dict.fromkeys(task for task, _ in shown):
@@ -187,11 +187,30 @@ def markdown(table: Sequence[Row], readouts: Sequence[str]) -> str:
             figures = (row.figures.get(name) for name in ("frame_position_fraction", "frame_skill"))
             work = f"{row.gflop / 1000:,.1f}" if row.gflop else ""
             cells = [row.recipe, str(row.seeds), work, *("" if f is None else f"{f:.2f}" for f in figures)]
-            many = 2 if row.recipe in (LOG_MEL, UNTRAINED) else compared
+            many = _compared(row, table)
             cells += [_written(row.cells[column], many) if column in row.cells else "" for column in columns]
             made.append(_line(cells))
         made.append("")
     return "\n".join(made)
+
+
+def summary_markdown(summary: Summary, tables: Mapping[str, Sequence[Row]]) -> str:
+    """In Markdown, differences in the first (overall) column of the tables of several sizes, bold where they are there.
+
+    Empty where a recipe was not run, and where there is no difference to tell.
+    """
+    made = _heads(["recipe", *summary.heads, *summary.sizes.values()])
+    for recipe, said in summary.recipes.items():
+        found = {size: next((row for row in tables[size] if row.recipe == recipe), None) for size in summary.sizes}
+        apart = [_difference(row, _compared(row, tables[size])) if row else "" for size, row in found.items()]
+        made.append(_line([f"`{recipe}`", *said, *apart]))
+    return "\n".join(made)
+
+
+def _difference(row: Row, compared: int) -> str:
+    cell = next(iter(row.cells.values()))
+    seeds = f" ({row.seeds} seeds)" if row.seeds > 1 else ""
+    return "" if math.isnan(cell.difference) else _apart(cell, compared) + seeds
 
 
 def curves(
@@ -261,8 +280,17 @@ def _sure(text: str, p: float, compared: int) -> str:
     return f"**{text}**" if p * max(compared, 1) < 0.05 else text
 
 
+def _compared(row: Row, table: Sequence[Row]) -> int:
+    """Among how many comparisons of a table a row's stands."""
+    controls = (LOG_MEL, UNTRAINED)
+    return len(controls) if row.recipe in controls else sum(other.recipe not in controls for other in table) - 1
+
+
+def _apart(cell: Cell, compared: int) -> str:
+    return _sure(f"{cell.difference:+.1f}", cell.p, compared)
+
+
 def _written(cell: Cell, compared: int) -> str:
     spread = "" if math.isnan(cell.interval) else f" ± {cell.interval:.1f}"
-    if math.isnan(cell.difference):
-        return f"{cell.mean:.1f}{spread}"
-    return f"{cell.mean:.1f}{spread} ({_sure(f'{cell.difference:+.1f}', cell.p, compared)})"
+    apart = "" if math.isnan(cell.difference) else f" ({_apart(cell, compared)})"
+    return f"{cell.mean:.1f}{spread}{apart}"

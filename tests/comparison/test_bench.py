@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
-from EAT.comparison.recipes import Plan, composed, count_gflop, import_choices, plans, read_bench
+from EAT.comparison.recipes import Plan, Summary, composed, count_gflop, import_choices, plans, read_bench
 from EAT.comparison.runs import LOG_MEL, UNTRAINED, read_results
-from EAT.comparison.table import OVERALL, curves, figures_markdown, markdown, rows
+from EAT.comparison.table import OVERALL, curves, figures_markdown, markdown, rows, summary_markdown
 from EAT.data.augmentation import AUGMENTATIONS
 from EAT.errors import ConfigError, DataError
 from EAT.network.block import BLOCKS
@@ -92,6 +92,7 @@ def test_the_count_has_mixtures_and_the_optimiser_in_it(bench_file):
     """Every clip with its mixture is more than twice the work; Muon's steps are products of matrices, here by hand."""
     project = yaml.safe_load((ROOT / "benchmarks" / "science" / "recipes.yaml").read_text())
     project["sizes"] = {"tiny": {"updates": 8, "seeds": [1], "overrides": TINY}}
+    del project["summaries"]  # which name the sizes that it has no more
     bench_file.write_text(yaml.safe_dump(project))
     made = {plan.recipe: plan for plan in plans(read_bench(bench_file), "tiny", CONFIG)}
     assert set(made) == set(project["recipes"])  # all of them compose, and a step of each can be made
@@ -135,6 +136,19 @@ def test_files_and_names_that_cannot_be_are_refused_in_a_sentence(bench_file, tm
     for text in ("", "[1]", "base: x", "a: [", "sizes: {a: {updates: x}}"):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ConfigError, match=r"bad.yaml is no file of recipes"):
+            read_bench(tmp_path / "bad.yaml")
+    good = yaml.safe_load(bench_file.read_text())
+    for summary, said in (
+        (
+            {"heads": [], "sizes": {"huge": ""}, "recipes": {"eat": []}},
+            "'said' has the size 'huge', which there is not",
+        ),
+        ({"heads": [], "sizes": {}, "recipes": {"nothing": []}}, "'said' has the recipe 'nothing', which there is not"),
+        ({"heads": ["a", "b"], "sizes": {}, "recipes": {"eat": ["c"]}}, "has 2 heads; 'eat' needs as many cells"),
+        ({"heads": []}, "is no file of recipes"),
+    ):
+        (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**good, "summaries": {"said": summary}}))
+        with pytest.raises(ConfigError, match=f"bad.yaml.*{said}"):
             read_bench(tmp_path / "bad.yaml")
     with pytest.raises(ConfigError, match=r"pretraining_demo has no setting model\.nothing"):
         composed(CONFIG, "pretraining_demo", ["model.nothing=1"])
@@ -236,6 +250,21 @@ def test_figures_go_along_with_scores_as_ranks_do():
     assert figures_markdown(rows(lines, "tiny", "eat", "all"), ["mean"]).splitlines() == [
         "| figure | recipes | task mean |", "|---|---|---|", "| `frame_skill` | 5 | +0.90 |",
         "| `square` | 5 | **+1.00** |",
+    ]  # fmt: skip
+
+
+def test_a_summary_has_the_differences_of_several_sizes():
+    """2 and 6 points ahead where seeds are all alike, then sure; the reference has none, nor has what was not run."""
+    small = [line(recipe, seed, 0.5 + gain) for recipe, gain in (("eat", 0), ("a", 0.02)) for seed in (1, 2)]
+    small[-1]["scores"]["task"]["mean"]["all"] = [0.54]
+    large = [line("eat", 1, 0.5), line("eat", 2, 0.501), line("a", 1, 0.56), line("a", 2, 0.561), line("b", 1, 0.5)]
+    tables = {name: rows(lines, "tiny", "eat", "all") for name, lines in (("small", small), ("large", large))}
+    said = Summary(
+        ("what", "why"), {"small": "at 1", "large": "at 4"}, {"b": ("B", ""), "a": ("A", "+"), "eat": ("", "")}
+    )
+    assert summary_markdown(said, tables).splitlines() == [
+        "| recipe | what | why | at 1 | at 4 |", "|---|---|---|---|---|", "| `b` | B |  |  | +0.0 |",
+        "| `a` | A | + | +3.0 (2 seeds) | **+6.0** (2 seeds) |", "| `eat` |  |  |  |  |",
     ]  # fmt: skip
 
 
