@@ -10,7 +10,7 @@ from typing import Any
 
 from ..comparison.corpus import TABLES, prepare_corpus
 from ..comparison.recipes import Bench, plans, read_bench
-from ..comparison.runs import LOG_MEL, UNTRAINED, carry_out_all, read_results, resume, with_controls
+from ..comparison.runs import LOG_MEL, UNTRAINED, carry_out_all, read_results, resume, unjudged, with_controls
 from ..comparison.table import Row, curves, figures_markdown, markdown, rows, summary_markdown
 from ..errors import ConfigError, EATError
 from ..inference.readouts import READOUTS
@@ -96,30 +96,42 @@ def shown(args: argparse.Namespace, bench: Bench, lines: Sequence[Mapping[str, A
     return summary_markdown(summary, {size: table(size) for size in summary.sizes})
 
 
+def note(text: str) -> None:
+    """Say something beside the table."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def make(args: argparse.Namespace, bench: Bench) -> int:
+    """Make the runs that are missing; returns how many failed."""
+    data, tasks = sources(args)
+    only = args.only.split(",") if args.only else None
+    with hushed(), waiting("counting each recipe's work"):
+        planned = with_controls(bench, plans(bench, args.size, FOLDER, only))
+    folders, work = {name: folder.resolve() for name, folder in tasks.items()}, args.work.resolve()
+    wanted = resume(planned, folders, args.results)
+    for name, runs in unjudged(planned, folders, args.results).items():
+        note(
+            f"{runs} runs of {args.results} were judged without {name}; another file of --results has them made again."
+        )
+    if wanted:
+        note(f"{len(wanted)} runs to make, {args.jobs} side by side; what they log is in {work}/runs.")
+    failed = 0
+    for done in carry_out_all(wanted, FOLDER, data.resolve(), folders, work, args.results, args.jobs, args.keep):
+        if isinstance(done, EATError):
+            failed += 1
+            note(f"error: {done}")
+        else:
+            note(f"{done['recipe']}, seed {done['seed']}: {done['updates']} updates in {done['train_seconds']} s")
+    return failed
+
+
 def run(args: argparse.Namespace) -> int:
-    """Run what is missing, then show the table; 1 where a run failed."""
+    """Make what is missing, then show the table; 1 where a run failed."""
     if args.picture:
         check_kind(args.picture)
     bench = read_bench(args.recipes)
-    failed = 0
-    if not (args.table or args.figures or args.summary is not None):
-        data, tasks = sources(args)
-        only = args.only.split(",") if args.only else None
-        with hushed(), waiting("counting each recipe's work"):
-            planned = with_controls(bench, plans(bench, args.size, FOLDER, only))
-        folders = {name: folder.resolve() for name, folder in tasks.items()}
-        wanted = resume(planned, folders, args.results)
-        work = args.work.resolve()
-        if wanted:
-            print(f"{len(wanted)} runs to make, {args.jobs} side by side; what they log is in {work}/runs.",
-                  file=sys.stderr, flush=True)  # fmt: skip
-        for done in carry_out_all(wanted, FOLDER, data.resolve(), folders, work, args.results, args.jobs, args.keep):
-            if isinstance(done, EATError):
-                failed += 1
-                print(f"error: {done}", file=sys.stderr)
-            else:
-                print(f"{done['recipe']}, seed {done['seed']}: {done['updates']} updates in {done['train_seconds']} s",
-                      file=sys.stderr, flush=True)  # fmt: skip
+    only_show = args.table or args.figures or args.summary is not None
+    failed = 0 if only_show else make(args, bench)
     lines = read_results(args.results)
     print(shown(args, bench, lines))
     if args.picture:

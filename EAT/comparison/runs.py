@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -155,6 +155,14 @@ def resume(planned: Sequence[Plan], tasks: Mapping[str, Path], results: Path) ->
     for key in [key for key in wanted if key in made]:  # in the plans' order
         write(made[key], wanted.pop(key), results)
     return list(wanted.values())
+
+
+def unjudged(planned: Sequence[Plan], tasks: Iterable[str], results: Path) -> dict[str, int]:
+    """How many of the plans' runs that are in ``results`` were judged without each task, where some were."""
+    names = {(plan.size, plan.recipe, plan.key) for plan in planned}
+    there = [line for line in read_results(results) if (line["size"], line["recipe"], run_key(line)) in names]
+    without = {task: sum(task not in line["scores"] for line in there) for task in tasks}
+    return {task: runs for task, runs in without.items() if runs}
 
 
 def write(line: Mapping[str, Any], same: Sequence[Plan], results: Path) -> None:

@@ -353,6 +353,10 @@ def test_the_bench_runs_resumes_and_says_what_failed(bench_file, data_with_group
     assert again.returncode == 0 and again.stdout == first.stdout and read_results(results) == lines
     assert again.stderr == ""  # nothing was run; fairseq and Hydra have nothing to say
 
+    later = run("--only", "eat", "--task", f"more={data_with_groups}")
+    assert later.returncode == 0 and later.stdout == first.stdout and read_results(results) == lines
+    assert later.stderr.startswith(f"5 runs of {results} were judged without more; another file")
+
     # The same runs under another recipe's name, and in another size, are not made again.
     broken = yaml.safe_load(bench_file.read_text())
     broken["recipes"]["twin"] = []
