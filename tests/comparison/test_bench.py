@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -324,17 +325,20 @@ def test_of_two_overrides_of_a_setting_the_last_counts():
     assert key(recipe=UNTRAINED, updates=0) != key(recipe=LOG_MEL, updates=0)
 
 
+def started(recipes, data, folder, *more: str) -> subprocess.CompletedProcess[str]:
+    """The bench on ``data``, with its results and work in ``folder``."""
+    command = [
+        sys.executable, "-m", "EAT.bench", "--recipes", str(recipes), "--size", "tiny", "--data", str(data), "--task",
+        f"families={data}", "--work", str(folder / "work"), "--results", str(folder / "runs.jsonl"), "--jobs", "2",
+        "--picture", str(folder / "compute.png"), *more,
+    ]  # fmt: skip
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+
+
 @pytest.mark.slow
 def test_the_bench_runs_resumes_and_says_what_failed(bench_file, data_with_groups, tmp_path):
     results = tmp_path / "runs.jsonl"
-    command = [
-        sys.executable, "-m", "EAT.bench", "--recipes", str(bench_file), "--size", "tiny", "--data",
-        str(data_with_groups), "--task", f"families={data_with_groups}", "--work", str(tmp_path / "work"),
-        "--results", str(results), "--jobs", "2", "--picture", str(tmp_path / "compute.png"),
-    ]  # fmt: skip
-
-    def run(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *more], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    run = partial(started, bench_file, data_with_groups, tmp_path)
 
     first = run("--only", "eat")
     assert first.returncode == 0, first.stderr
