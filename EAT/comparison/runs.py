@@ -146,7 +146,7 @@ def resume(planned: Sequence[Plan], tasks: Mapping[str, Path], results: Path) ->
     get its line under their own names.
     """
     lines = read_results(results)
-    there = {(line["size"], line["recipe"], run_key(line)) for line in lines}
+    there = _known(lines)
     wanted: dict[str, list[Plan]] = {}
     for plan in planned:
         if (plan.size, plan.recipe, plan.key) not in there:
@@ -157,10 +157,15 @@ def resume(planned: Sequence[Plan], tasks: Mapping[str, Path], results: Path) ->
     return list(wanted.values())
 
 
+def _known(lines: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Lines by size, recipe and run."""
+    return {(line["size"], line["recipe"], run_key(line)): line for line in lines}
+
+
 def unjudged(planned: Sequence[Plan], tasks: Iterable[str], results: Path) -> dict[str, int]:
     """How many of the plans' runs that are in ``results`` were judged without each task, where some were."""
-    names = {(plan.size, plan.recipe, plan.key) for plan in planned}
-    there = [line for line in read_results(results) if (line["size"], line["recipe"], run_key(line)) in names]
+    known = _known(read_results(results))
+    there = [known[name] for plan in planned if (name := (plan.size, plan.recipe, plan.key)) in known]
     without = {task: sum(task not in line["scores"] for line in there) for task in tasks}
     return {task: runs for task, runs in without.items() if runs}
 

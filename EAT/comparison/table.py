@@ -201,16 +201,15 @@ def summary_markdown(summary: Summary, tables: Mapping[str, Sequence[Row]]) -> s
     """
     made = _heads(["recipe", *summary.heads, *summary.sizes.values()])
     for recipe, said in summary.recipes.items():
-        found = {size: next((row for row in tables[size] if row.recipe == recipe), None) for size in summary.sizes}
-        apart = [_difference(row, _compared(row, tables[size])) if row else "" for size, row in found.items()]
-        made.append(_line([f"`{recipe}`", *said, *apart]))
+        made.append(_line([f"`{recipe}`", *said, *(_difference(recipe, tables[size]) for size in summary.sizes)]))
     return "\n".join(made)
 
 
-def _difference(row: Row, compared: int) -> str:
-    cell = next(iter(row.cells.values()))
-    seeds = f" ({row.seeds} seeds)" if row.seeds > 1 else ""
-    return "" if math.isnan(cell.difference) else _apart(cell, compared) + seeds
+def _difference(recipe: str, table: Sequence[Row]) -> str:
+    row = next((row for row in table if row.recipe == recipe), None)
+    if row is None or math.isnan((cell := next(iter(row.cells.values()))).difference):
+        return ""
+    return _apart(cell, _compared(row, table)) + (f" ({row.seeds} seeds)" if row.seeds > 1 else "")
 
 
 def curves(

@@ -255,7 +255,7 @@ def test_figures_go_along_with_scores_as_ranks_do():
 
 
 def test_a_summary_has_the_differences_of_several_sizes():
-    """2 and 6 points ahead where seeds are all alike, then sure; the reference has none, nor has what was not run."""
+    """3 points of seeds that differ, 6 of seeds alike, which is sure; none of the reference and of what was not run."""
     small = [line(recipe, seed, 0.5 + gain) for recipe, gain in (("eat", 0), ("a", 0.02)) for seed in (1, 2)]
     small[-1]["scores"]["task"]["mean"]["all"] = [0.54]
     large = [line("eat", 1, 0.5), line("eat", 2, 0.501), line("a", 1, 0.56), line("a", 2, 0.561), line("b", 1, 0.5)]
