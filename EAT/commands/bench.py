@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", default="screening", help="which of the recipes' sizes (default screening)")
     add("--division", choices=("all", "choice", "held_out"), default="all",
         help="the table's groups: each left out in turn; those that recipes are chosen on; the others")  # fmt: skip
-    add("--only", metavar="NAMES", help="recipes with commas between them (default: all)")
+    add("--only", metavar="NAMES", help="recipes to make, with commas between them (default: all)")
     add("--readouts", default="mean,rows,rows_max", help=f"columns of the table, of {', '.join(READOUTS)}")
     add("--corpus", type=Path, metavar="FOLDER", help="voices, ESC-10 and digits as zips with their tables")
     add("--data", type=Path, metavar="FOLDER", help="or: a prepared folder to pre-train on")
@@ -131,6 +131,10 @@ def run(args: argparse.Namespace) -> int:
         check_kind(args.picture)
     bench = read_bench(args.recipes)
     only_show = args.table or args.figures or args.summary is not None
+    if only_show and args.only:
+        raise ConfigError(
+            "--only says which recipes are made; a table has all that the results hold, as all share a noise."
+        )
     failed = 0 if only_show else make(args, bench)
     lines = read_results(args.results)
     print(shown(args, bench, lines))
